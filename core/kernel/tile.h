@@ -1,0 +1,109 @@
+/*
+ * tile.h - where sequences, tiles, query rows and kv splits begin and end. Kernels load the lengths of a sequence in
+ * their own language and ask here for everything else.
+ */
+#ifndef KAS_TILE_H
+#define KAS_TILE_H
+
+#include "topk.h"
+
+/* One sequence of a call. An invalid sequence has no queries and no keys, and KAS_CHECK_LENGTH is to be set. */
+KAS_STRUCT(kas_sequence)
+{
+    kas_u32 queries;
+    kas_u32 keys;   /* own tokens included */
+    kas_u32 offset; /* position of the first query */
+    kas_bool valid;
+};
+
+KAS_FN kas_sequence kas_sequence_make(kas_i32 queries, kas_i32 keys, kas_u32 most_queries, kas_u32 most_keys)
+{
+    kas_sequence s;
+    s.valid = queries >= 0 && keys >= queries && KAS_U32(queries) <= most_queries && KAS_U32(keys) <= most_keys;
+    s.queries = s.valid ? KAS_U32(queries) : 0u;
+    s.keys = s.valid ? KAS_U32(keys) : 0u;
+    s.offset = s.keys - s.queries;
+    return s;
+}
+
+/*
+ * A tile: queries that share a list. Query i (of the sequence's queries) sits at position offset + i and attends to the
+ * list, which holds candidates below `candidates`, and to its own keys from `start` to its position.
+ */
+KAS_STRUCT(kas_tile)
+{
+    kas_u32 query_begin;
+    kas_u32 query_end;  /* equal to query_begin: the tile does not exist in this sequence */
+    kas_u32 start;      /* first own key */
+    kas_u32 candidates; /* keys 0 .. candidates - 1 compete */
+    kas_u32 keep;       /* length of the list */
+    kas_u32 index;      /* start / T in prefill, 0 in decode */
+};
+
+/* Tile `u` of a sequence, counted from the tile of its first query. */
+KAS_FN kas_tile kas_tile_prefill(kas_sequence s, kas_u32 u, kas_u32 tile)
+{
+    kas_tile t;
+    t.index = s.offset / tile + u;
+    t.start = t.index * tile;
+    t.query_begin = kas_min2(s.queries, kas_max2(t.start, s.offset) - s.offset);
+    t.query_end = t.start >= s.keys ? t.query_begin : kas_min2(s.queries, t.start + tile - s.offset);
+    t.candidates = t.start;
+    t.keep = 0u;
+    return t;
+}
+
+/* The one tile of a sequence in decode: a single query competes with its own key, several keep theirs. */
+KAS_FN kas_tile kas_tile_decode(kas_sequence s)
+{
+    kas_tile t;
+    t.index = 0u;
+    t.start = s.queries == 1u ? s.keys : s.offset;
+    t.query_begin = 0u;
+    t.query_end = s.queries;
+    t.candidates = t.start;
+    t.keep = 0u;
+    return t;
+}
+
+/* A tile is dense when its list names every candidate. */
+KAS_FN kas_bool kas_tile_is_dense(kas_tile t)
+{
+    return t.keep >= t.candidates;
+}
+
+/* Keys that query i sees, counted from 0: positions 0 .. offset + i. */
+KAS_FN kas_u32 kas_causal_keys(kas_sequence s, kas_u32 i)
+{
+    return s.offset + i + 1u;
+}
+
+/* Own keys that query i of the tile sees: positions start .. offset + i; none for a single decode query. */
+KAS_FN kas_u32 kas_own_keys(kas_sequence s, kas_tile t, kas_u32 i)
+{
+    kas_u32 end = s.offset + i + 1u;
+    return end > t.start ? end - t.start : 0u;
+}
+
+/* Queries of tiles [tile_begin, tile_begin + tile_count) of a sequence: first, and one past the last. */
+KAS_FN kas_u32 kas_chunk_begin(kas_sequence s, kas_u32 tile_begin, kas_u32 tile)
+{
+    return kas_tile_prefill(s, tile_begin, tile).query_begin;
+}
+
+KAS_FN kas_u32 kas_chunk_end(kas_sequence s, kas_u32 tile_begin, kas_u32 tile_count, kas_u32 tile)
+{
+    return kas_tile_prefill(s, tile_begin + tile_count, tile).query_begin;
+}
+
+/*
+ * Entry of a tile's list. Packed: within the row of (b, row), capacity entries each. Rectangles of the caller:
+ * [b][row][list_tiles][list_width], u counted from the tile of the first query. Both fit 32 bits (checked at session
+ * create and at the call), the row index times the capacity may not: see kas_list_row.
+ */
+KAS_FN kas_u32 kas_packed_entry(kas_u32 offset_of_tile, kas_u32 offset_of_first)
+{
+    return offset_of_tile - offset_of_first;
+}
+
+#endif
