@@ -121,6 +121,7 @@ typedef struct kas_backend_info {
 #define KAS_FEATURE_ADDRESS (1ull << 12)      /* buffer device addresses */
 #define KAS_FEATURE_INT64 (1ull << 13)        /* 64-bit integers in kernels */
 #define KAS_FEATURE_STORAGE16 (1ull << 14)    /* 16-bit values in storage buffers */
+#define KAS_FEATURE_SERIAL (1ull << 15)       /* items of a work group run in turns on one core (OpenCL on a CPU) */
 #define KAS_FEATURE_MMA (1ull << 16)          /* warp matrix instructions (CUDA, sm_80 and newer) */
 #define KAS_FEATURE_WGMMA (1ull << 17)        /* warpgroup matrix instructions and bulk copies (CUDA, sm_90a) */
 
