@@ -1,0 +1,377 @@
+/* context.c - contexts, buffers, streams and timers: host-side checks in front of the backend's functions. */
+#include "context.h"
+
+#include "registry.h"
+
+#include <string.h>
+
+static kas_status check_context_desc(const kas_context_desc *desc)
+{
+    if (!desc || desc->struct_size != sizeof(*desc))
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "desc is NULL or its struct_size is not %zu", sizeof(*desc));
+    if (desc->threads > 1024)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "threads is %u, at most 1024", desc->threads);
+    return KAS_OK;
+}
+
+static bool has_variant(const kas_backend *backend, const char *name)
+{
+    for (uint32_t i = 0; i < backend->variant_count; i++)
+        if (strcmp(backend->variants[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static kas_status fill_context(kas_context *context, const kas_context_desc *desc)
+{
+    const char *device = desc->device ? desc->device : "cpu";
+    uint32_t index;
+    KAS_TRY(kas_registry_find(device, &context->backend, &index));
+    KAS_TRY(kas_registry_device_info(context->backend, index, &context->info));
+    context->info.features &= ~desc->disable_features;
+    if (desc->variant) {
+        if (!has_variant(context->backend, desc->variant))
+            return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "variant \"%.64s\" is no row of %s", desc->variant,
+                            context->backend->name);
+        context->variant = kas_strdup(desc->variant);
+        if (!context->variant)
+            return kas_fail_memory();
+    }
+    return context->backend->open(index, desc, &context->info, &context->handle);
+}
+
+kas_status kas_context_create(const kas_context_desc *desc, kas_context **context)
+{
+    KAS_TRY(check_context_desc(desc));
+    if (!context)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context is NULL");
+    kas_context *made = kas_alloc(1, sizeof(*made));
+    if (!made)
+        return kas_fail_memory();
+    kas_status status = fill_context(made, desc);
+    if (status != KAS_OK) {
+        kas_release(made->variant);
+        kas_release(made);
+        return status;
+    }
+    *context = made;
+    return KAS_OK;
+}
+
+void kas_context_destroy(kas_context *context)
+{
+    if (!context)
+        return;
+    context->backend->close(context->handle);
+    kas_release(context->variant);
+    kas_release(context);
+}
+
+kas_status kas_context_get_info(const kas_context *context, kas_device_info *info)
+{
+    if (!context || !info || info->struct_size != sizeof(*info))
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or info is NULL, or info's struct_size is not %zu",
+                        sizeof(*info));
+    *info = context->info;
+    return KAS_OK;
+}
+
+/* ---- Variant rows ---------------------------------------------------------------------------------------------- */
+
+const char *kas_op_name(kas_op op)
+{
+    static const char *const names[] = {
+#define OP_NAME(name, text) text,
+        KAS_OP_LIST(OP_NAME)
+#undef OP_NAME
+    };
+    return names[op];
+}
+
+uint32_t kas_context_variant_count(const kas_context *context)
+{
+    return context ? context->backend->variant_count : 0;
+}
+
+static bool is_usable(const kas_context *context, const kas_variant *row)
+{
+    return (row->needs & ~context->info.features) == 0;
+}
+
+kas_status kas_context_get_variant(const kas_context *context, uint32_t index, kas_variant_info *info)
+{
+    if (!context || !info || info->struct_size != sizeof(*info))
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or info is NULL, or info's struct_size is not %zu",
+                        sizeof(*info));
+    if (index >= context->backend->variant_count)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "variant index is %u, there are %u", index,
+                        context->backend->variant_count);
+    const kas_variant *row = &context->backend->variants[index];
+    info->name = row->name;
+    info->operation = kas_op_name(row->op);
+    info->dtypes = row->dtypes;
+    info->min_head_dim = row->min_head_dim;
+    info->max_head_dim = row->max_head_dim;
+    info->head_dim_step = row->head_dim_step;
+    info->needs = row->needs;
+    info->usable = is_usable(context, row);
+    return KAS_OK;
+}
+
+static bool fits(const kas_variant *row, const kas_kernel_spec *spec, bool estimated)
+{
+    return (row->dtypes & KAS_DTYPE_BIT(spec->dtype)) != 0 && spec->head_dim >= row->min_head_dim &&
+           spec->head_dim <= row->max_head_dim && (spec->head_dim - row->min_head_dim) % row->head_dim_step == 0 &&
+           (row->max_group == 0 || spec->group <= row->max_group) && (row->tiles == 0 || (row->tiles & spec->tile)) &&
+           !(row->no_pages && spec->page_size != 0) && !(row->no_estimate && estimated);
+}
+
+/* One pass over the rows of `op`: those of the preferred name, or all the others. */
+static bool load_first(kas_context *context, kas_op op, const kas_kernel_spec *spec, bool estimated, bool preferred,
+                       const kas_variant **variant, kas_backend_kernel **kernel)
+{
+    for (uint32_t i = 0; i < context->backend->variant_count; i++) {
+        const kas_variant *row = &context->backend->variants[i];
+        bool named = context->variant && strcmp(row->name, context->variant) == 0;
+        if (row->op != op || named != preferred || !is_usable(context, row) || !fits(row, spec, estimated))
+            continue;
+        if (context->backend->kernel_load(context->handle, row, spec, kernel) == KAS_OK) {
+            *variant = row;
+            return true;
+        }
+        kas_log(KAS_LOG_WARNING, "%s: row %s of %s does not load: %s", context->info.name, row->name, kas_op_name(op),
+                kas_last_error());
+    }
+    return false;
+}
+
+kas_status kas_variant_load(kas_context *context, kas_op op, const kas_kernel_spec *spec, bool estimated,
+                            const kas_variant **variant, kas_backend_kernel **kernel)
+{
+    if (load_first(context, op, spec, estimated, true, variant, kernel) ||
+        load_first(context, op, spec, estimated, false, variant, kernel))
+        return KAS_OK;
+    return kas_fail(KAS_ERROR_UNSUPPORTED, "%s has no row of %s for head_dim %u, group %u, tile %u, page_size %u",
+                    context->info.name, kas_op_name(op), spec->head_dim, spec->group, spec->tile, spec->page_size);
+}
+
+/* ---- Buffers --------------------------------------------------------------------------------------------------- */
+
+static kas_status wrap_buffer(kas_context *context, kas_backend_buffer *handle, uint64_t size, kas_buffer **buffer)
+{
+    kas_buffer *made = kas_alloc(1, sizeof(*made));
+    if (!made) {
+        context->backend->buffer_destroy(context->handle, handle);
+        return kas_fail_memory();
+    }
+    *made = (kas_buffer){context, handle, size};
+    *buffer = made;
+    return KAS_OK;
+}
+
+kas_status kas_buffer_create(kas_context *context, uint64_t size, kas_buffer **buffer)
+{
+    if (!context || !buffer || size == 0)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or buffer is NULL, or size is 0");
+    if (size > context->info.max_allocation)
+        return kas_fail(KAS_ERROR_LIMIT, "size is %llu bytes, one allocation of %s holds %llu", (unsigned long long)size,
+                        context->info.name, (unsigned long long)context->info.max_allocation);
+    kas_backend_buffer *handle;
+    KAS_TRY(context->backend->buffer_create(context->handle, size, &handle));
+    return wrap_buffer(context, handle, size, buffer);
+}
+
+kas_status kas_buffer_import(kas_context *context, uint64_t handle, uint64_t offset, uint64_t size,
+                             kas_buffer **buffer)
+{
+    if (!context || !buffer || size == 0 || handle == 0)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or buffer is NULL, or handle or size is 0");
+    if (offset % context->info.slice_alignment != 0 || offset > UINT64_MAX - size)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "offset is %llu, needed is a multiple of %u",
+                        (unsigned long long)offset, context->info.slice_alignment);
+    kas_backend_buffer *imported;
+    KAS_TRY(context->backend->buffer_import(context->handle, handle, offset, size, &imported));
+    return wrap_buffer(context, imported, size, buffer);
+}
+
+void kas_buffer_destroy(kas_buffer *buffer)
+{
+    if (!buffer)
+        return;
+    buffer->context->backend->buffer_destroy(buffer->context->handle, buffer->handle);
+    kas_release(buffer);
+}
+
+uint64_t kas_buffer_size(const kas_buffer *buffer)
+{
+    return buffer ? buffer->size : 0;
+}
+
+void *kas_buffer_host(kas_buffer *buffer)
+{
+    return buffer ? buffer->context->backend->buffer_host(buffer->handle) : NULL;
+}
+
+static kas_status check_range(const kas_buffer *buffer, const char *name, uint64_t offset, uint64_t size)
+{
+    if (offset > buffer->size || size > buffer->size - offset)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "%s: %llu bytes from %llu pass its end at %llu", name,
+                        (unsigned long long)size, (unsigned long long)offset, (unsigned long long)buffer->size);
+    return KAS_OK;
+}
+
+static kas_status check_transfer(const kas_stream *stream, const kas_buffer *buffer, const void *data)
+{
+    if (!stream || !buffer || !data)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "stream, buffer or data is NULL");
+    if (stream->context != buffer->context)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "stream and buffer belong to different contexts");
+    return KAS_OK;
+}
+
+kas_status kas_buffer_write(kas_stream *stream, kas_buffer *buffer, uint64_t offset, const void *data, uint64_t size)
+{
+    KAS_TRY(check_transfer(stream, buffer, data));
+    KAS_TRY(check_range(buffer, "buffer", offset, size));
+    return size ? stream->context->backend->write(stream->handle, buffer->handle, offset, data, size) : KAS_OK;
+}
+
+kas_status kas_buffer_read(kas_stream *stream, const kas_buffer *buffer, uint64_t offset, void *data, uint64_t size)
+{
+    KAS_TRY(check_transfer(stream, buffer, data));
+    KAS_TRY(check_range(buffer, "buffer", offset, size));
+    return size ? stream->context->backend->read(stream->handle, buffer->handle, offset, data, size) : KAS_OK;
+}
+
+static kas_status check_words(const char *name, uint64_t offset, uint64_t size)
+{
+    if (offset % 4 != 0 || size % 4 != 0)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "%s: offset %llu and size %llu are not multiples of 4", name,
+                        (unsigned long long)offset, (unsigned long long)size);
+    return KAS_OK;
+}
+
+kas_status kas_buffer_copy(kas_stream *stream, kas_buffer *target, uint64_t target_offset, const kas_buffer *source,
+                           uint64_t source_offset, uint64_t size)
+{
+    KAS_TRY(check_transfer(stream, target, source));
+    KAS_TRY(check_transfer(stream, source, target));
+    KAS_TRY(check_range(target, "target", target_offset, size));
+    KAS_TRY(check_range(source, "source", source_offset, size));
+    KAS_TRY(check_words("target", target_offset, size));
+    KAS_TRY(check_words("source", source_offset, size));
+    if (target == source && target_offset < source_offset + size && source_offset < target_offset + size)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "target and source overlap");
+    if (size == 0)
+        return KAS_OK;
+    return stream->context->backend->copy(stream->handle, target->handle, target_offset, source->handle, source_offset,
+                                          size);
+}
+
+kas_status kas_buffer_fill(kas_stream *stream, kas_buffer *buffer, uint64_t offset, uint64_t size, uint8_t value)
+{
+    KAS_TRY(check_transfer(stream, buffer, buffer));
+    KAS_TRY(check_range(buffer, "buffer", offset, size));
+    KAS_TRY(check_words("buffer", offset, size));
+    return size ? stream->context->backend->fill(stream->handle, buffer->handle, offset, size, value) : KAS_OK;
+}
+
+/* ---- Streams --------------------------------------------------------------------------------------------------- */
+
+static kas_status make_stream(kas_context *context, bool imported, uint64_t handle, kas_stream **stream)
+{
+    if (!context || !stream)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or stream is NULL");
+    kas_stream *made = kas_alloc(1, sizeof(*made));
+    if (!made)
+        return kas_fail_memory();
+    made->context = context;
+    kas_status status = context->backend->stream_create(context->handle, imported, handle, &made->handle);
+    if (status != KAS_OK) {
+        kas_release(made);
+        return status;
+    }
+    *stream = made;
+    return KAS_OK;
+}
+
+kas_status kas_stream_create(kas_context *context, kas_stream **stream)
+{
+    return make_stream(context, false, 0, stream);
+}
+
+kas_status kas_stream_import(kas_context *context, uint64_t handle, kas_stream **stream)
+{
+    return make_stream(context, true, handle, stream);
+}
+
+void kas_stream_destroy(kas_stream *stream)
+{
+    if (!stream)
+        return;
+    stream->context->backend->stream_destroy(stream->handle);
+    kas_release(stream);
+}
+
+kas_status kas_stream_wait(kas_stream *stream)
+{
+    if (!stream)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "stream is NULL");
+    return stream->context->backend->stream_wait(stream->handle);
+}
+
+/* ---- Timers ---------------------------------------------------------------------------------------------------- */
+
+kas_status kas_timer_create(kas_context *context, uint32_t marks, kas_timer **timer)
+{
+    if (!context || !timer)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or timer is NULL");
+    if (marks == 0 || marks > 4096)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "marks is %u, needed is 1 to 4096", marks);
+    kas_timer *made = kas_alloc(1, sizeof(*made));
+    bool *recorded = kas_alloc(marks, sizeof(*recorded));
+    kas_status status = made && recorded ? context->backend->timer_create(context->handle, marks, &made->handle)
+                                         : kas_fail_memory();
+    if (status != KAS_OK) {
+        kas_release(recorded);
+        kas_release(made);
+        return status;
+    }
+    made->context = context;
+    made->marks = marks;
+    made->recorded = recorded;
+    *timer = made;
+    return KAS_OK;
+}
+
+void kas_timer_destroy(kas_timer *timer)
+{
+    if (!timer)
+        return;
+    timer->context->backend->timer_destroy(timer->handle);
+    kas_release(timer->recorded);
+    kas_release(timer);
+}
+
+kas_status kas_timer_mark(kas_timer *timer, kas_stream *stream, uint32_t index)
+{
+    if (!timer || !stream || timer->context != stream->context)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "timer or stream is NULL, or they belong to different contexts");
+    if (index >= timer->marks)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "index is %u, the timer has %u marks", index, timer->marks);
+    KAS_TRY(timer->context->backend->timer_mark(timer->handle, stream->handle, index));
+    timer->recorded[index] = true;
+    return KAS_OK;
+}
+
+kas_status kas_timer_elapsed(kas_timer *timer, uint32_t first, uint32_t second, double *milliseconds)
+{
+    if (!timer || !milliseconds)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "timer or milliseconds is NULL");
+    if (first >= timer->marks || second >= timer->marks)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "marks are %u and %u, the timer has %u", first, second,
+                        timer->marks);
+    if (!timer->recorded[first] || !timer->recorded[second])
+        return kas_fail(KAS_ERROR_STATE, "mark %u was not recorded", timer->recorded[first] ? second : first);
+    return timer->context->backend->timer_elapsed(timer->handle, first, second, milliseconds);
+}

@@ -1,0 +1,40 @@
+/* context.h - what stands behind the public handles of devices: contexts, buffers, streams, timers. */
+#ifndef KAS_CONTEXT_H
+#define KAS_CONTEXT_H
+
+#include "backend.h"
+
+struct kas_context {
+    const kas_backend *backend;
+    kas_backend_context *handle;
+    kas_device_info info;
+    char *variant; /* name of the rows to prefer, NULL: the best */
+};
+
+struct kas_buffer {
+    kas_context *context;
+    kas_backend_buffer *handle;
+    uint64_t size;
+};
+
+struct kas_stream {
+    kas_context *context;
+    kas_backend_stream *handle;
+};
+
+struct kas_timer {
+    kas_context *context;
+    kas_backend_timer *handle;
+    uint32_t marks;
+    bool *recorded;
+};
+
+/*
+ * Chooses and loads the first row that fits: the context's preferred rows before the others. A row whose kernel does
+ * not build on this driver is passed over with a warning. `estimated`, `pages`: what the session may ask of it.
+ * Errors: UNSUPPORTED naming the operation and the shape.
+ */
+kas_status kas_variant_load(kas_context *context, kas_op op, const kas_kernel_spec *spec, bool estimated,
+                            const kas_variant **variant, kas_backend_kernel **kernel);
+
+#endif
