@@ -11,5 +11,8 @@ function(kascade_embed target symbol file)
     DEPENDS ${file} ${kascade_embed_script}
     COMMENT "Embedding ${symbol}"
     VERBATIM)
+  # The target may belong to another directory, which does not see this directory's commands.
+  add_custom_target(embed_${symbol} DEPENDS ${output})
+  add_dependencies(${target} embed_${symbol})
   target_sources(${target} PRIVATE ${output})
 endfunction()
