@@ -16,10 +16,11 @@ KAS_FN kas_u32 kas_topk_rule(kas_u32 n, kas_u32 length, kas_u32 fraction, kas_u3
     return kas_min2(n, k);
 }
 
-/* k of n candidates in a session, whose sequence ends with final_len keys. */
+/* k of n candidates in a session, whose sequence ends with final_len keys; more than lists have room for counts as
+   max_keys, because final_len may come from device memory. */
 #define KAS_TOPK(session, n, final_len)                                                                                \
-    kas_topk_rule(n, (session).topk_fixed != 0u ? (final_len) : (n), (session).topk_fraction, (session).topk_min,      \
-                  (session).topk_round, (session).topk_all)
+    kas_topk_rule(n, (session).topk_fixed != 0u ? kas_min2(final_len, (session).max_keys) : (n),                       \
+                  (session).topk_fraction, (session).topk_min, (session).topk_round, (session).topk_all)
 
 /*
  * An integer that grows with the score: -0.0 equals +0.0, NaN lies below -inf. Scores with equal keys compete by

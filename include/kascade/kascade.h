@@ -172,7 +172,7 @@ typedef struct kas_context_desc {
     const char *device;        /* as for kas_device_get_info; NULL: "cpu" */
     uint32_t threads;          /* CPU: threads of this context, the calling one included; 0: one a processor */
     uint64_t disable_features; /* KAS_FEATURE_* to do without; rows that need them are not used */
-    const char *variant;       /* use only variant rows of this name (tests, tuning); NULL: the best that fits */
+    const char *variant;       /* prefer variant rows of this name (tests, tuning; see kas_session_variant) */
     kas_cache cache;           /* zero: nothing is kept */
     const void *import;        /* a kas_cuda_import, kas_opencl_import or kas_vulkan_import of the device's backend;
                                   its handles stay the caller's and outlive the context. NULL: open the device */
@@ -490,8 +490,9 @@ KAS_API kas_status kas_decode(kas_session *session, kas_stream *stream, const ka
 
 /*
  * Lists of key positions in the caller's memory: int32 [B, G, tiles, width] (G is 1 with KAS_POOLING_ALL_HEADS),
- * ascending, padded with -1. In prefill, tiles = (keys - 1) / T - (keys - queries) / T + 1 for the largest sequence,
- * row 0 being the tile of a sequence's first query; in decode, 1.
+ * ascending, padded with -1. Row 0 is the tile of a sequence's first query. In prefill, tiles is
+ * (keys - 1) / T - (keys - queries) / T + 1 of the call, or with q_lens or kv_lens the most that any offset can need,
+ * (queries + T - 2) / T + 1; in decode, 1. More rows than that may be given and are left alone.
  */
 typedef struct kas_lists {
     kas_slice indices;
@@ -545,6 +546,9 @@ typedef struct kas_published_lists {
     int live;                     /* 1 when a reuse layer could read them */
 } kas_published_lists;
 KAS_API kas_status kas_session_get_lists(const kas_session *session, kas_phase phase, kas_published_lists *lists);
+
+/* The variant row that the session chose for an operation ("attend", "select", ...); NULL for no such operation. */
+KAS_API const char *kas_session_variant(const kas_session *session, const char *operation);
 
 /* k(n) of the session's rule for n candidates of a sequence whose final length is final_len (KAS_TOPK_FIXED). */
 KAS_API uint32_t kas_session_topk(const kas_session *session, uint32_t candidates, uint32_t final_len);

@@ -1,0 +1,115 @@
+/* tiling.c - tiles, kv splits, query chunks and scratch sections as pure integer functions. */
+#include "tiling.h"
+
+#include "session.h"
+
+/* Shorter splits spend more time on partial results than they gain in parallel work. */
+#define LEAST_SPLIT_KEYS 256u
+#define SPLIT_KEYS_MULTIPLE 64u
+/* Work groups in flight on each compute unit, so that bandwidth is covered and the last wave is short. */
+#define GROUPS_PER_UNIT 4u
+#define MOST_SPLITS 256u
+
+uint32_t kas_call_tiles(uint32_t queries, uint32_t keys, uint32_t tile, bool ragged)
+{
+    if (!ragged)
+        return (keys - 1) / tile - (keys - queries) / tile + 1;
+    uint32_t most = (uint32_t)(((uint64_t)queries + tile - 2) / tile + 1);
+    return kas_min_u32(most, (keys - 1) / tile + 1);
+}
+
+kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t units)
+{
+    uint64_t wanted = kas_div_up((uint64_t)units * GROUPS_PER_UNIT, groups);
+    uint64_t most = kas_div_up(keys, LEAST_SPLIT_KEYS);
+    uint64_t splits = wanted < most ? wanted : most;
+    splits = splits < MOST_SPLITS ? splits : MOST_SPLITS;
+    if (splits <= 1)
+        return (kas_splits){1, keys};
+    uint32_t split_keys = (uint32_t)kas_round_up(kas_div_up(keys, splits), SPLIT_KEYS_MULTIPLE);
+    return (kas_splits){(uint32_t)kas_div_up(keys, split_keys), split_keys};
+}
+
+uint32_t kas_score_stride(uint32_t keys)
+{
+    return (uint32_t)kas_round_up(keys, 64);
+}
+
+/* Appends a section to the plan and returns its offset. */
+static uint64_t add_section(kas_scratch_plan *plan, uint64_t size)
+{
+    uint64_t offset = plan->total;
+    plan->total += kas_round_up(size, KAS_SECTION_ALIGNMENT);
+    return offset;
+}
+
+static uint32_t fit(uint64_t available, uint64_t unit, uint32_t most)
+{
+    if (unit == 0 || available / unit >= most)
+        return most;
+    return (uint32_t)(available / unit);
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+bool kas_plan_prefill(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t keys, uint32_t tiles,
+                      uint32_t rows, bool lse, uint64_t capacity, kas_scratch_plan *plan)
+{
+    *plan = (kas_scratch_plan){.sequences = kas_min_u32(batch, shape->group_limit[2]),
+                               .tiles = kas_min_u32(tiles, shape->group_limit[0])};
+    if (lse) {
+        plan->lse_size = (uint64_t)batch * shape->heads * queries * sizeof(float);
+        plan->lse = add_section(plan, plan->lse_size);
+    }
+    if (rows == 0)
+        return plan->total <= capacity && plan->lse_size <= shape->section_limit;
+    uint64_t tile_bytes = (uint64_t)rows * kas_score_stride(keys) * sizeof(float);
+    uint64_t available = plan->total <= capacity ? less(capacity - plan->total, shape->section_limit) : 0;
+    available -= available % KAS_SECTION_ALIGNMENT;
+    /* Whole sequences of tiles when they fit; otherwise one sequence at a time, cut into chunks of tiles. */
+    uint32_t chunk = fit(available, tile_bytes, plan->tiles);
+    plan->sequences = chunk == tiles ? fit(available, tile_bytes * tiles, plan->sequences) : 1;
+    plan->tiles = kas_max_u32(chunk, 1);
+    plan->scores_size = tile_bytes * plan->tiles * plan->sequences;
+    plan->scores = add_section(plan, plan->scores_size);
+    return plan->total <= capacity && plan->scores_size <= shape->section_limit && plan->lse_size <= shape->section_limit;
+}
+
+bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t keys, uint32_t rows,
+                     uint32_t attend_splits, uint32_t score_splits, uint64_t capacity, kas_scratch_plan *plan)
+{
+    uint64_t query_rows = (uint64_t)shape->heads * queries;
+    uint64_t scored_rows = (uint64_t)rows * shape->pool_heads * shape->group * queries;
+    uint32_t stride = kas_score_stride(keys);
+    uint64_t sizes[4] = {
+        (uint64_t)rows * stride * sizeof(float),
+        scored_rows * stride * sizeof(float),
+        query_rows * attend_splits * shape->head_dim * sizeof(float),
+        2 * sizeof(float) * (query_rows * attend_splits > scored_rows * score_splits ? query_rows * attend_splits
+                                                                                     : scored_rows * score_splits),
+    };
+    uint32_t sequences = kas_min_u32(batch, shape->group_limit[2]);
+    uint64_t sum = 0;
+    for (int i = 0; i < 4; i++) {
+        sum += sizes[i];
+        sequences = kas_max_u32(1, fit(shape->section_limit, sizes[i], sequences));
+    }
+    uint64_t padding = 4 * KAS_SECTION_ALIGNMENT;
+    sequences = kas_max_u32(1, fit(capacity > padding ? capacity - padding : 0, sum, sequences));
+    *plan = (kas_scratch_plan){.sequences = sequences, .tiles = 1};
+    plan->scores_size = sizes[0] * sequences;
+    plan->logits_size = sizes[1] * sequences;
+    plan->part_o_size = sizes[2] * sequences;
+    plan->part_ml_size = sizes[3] * sequences;
+    plan->scores = add_section(plan, plan->scores_size);
+    plan->logits = add_section(plan, plan->logits_size);
+    plan->part_o = add_section(plan, plan->part_o_size);
+    plan->part_ml = add_section(plan, plan->part_ml_size);
+    uint64_t greatest = 0;
+    for (int i = 0; i < 4; i++)
+        greatest = sizes[i] > greatest ? sizes[i] : greatest;
+    return plan->total <= capacity && greatest <= shape->section_limit;
+}

@@ -1,0 +1,56 @@
+/*
+ * tiling.h - how work is cut: tiles, kv splits, query chunks and the scratch they need. Pure integer functions of the
+ * session's shape and the call's maxima; nothing here reads a length on a device.
+ */
+#ifndef KAS_TILING_H
+#define KAS_TILING_H
+
+#include "base.h"
+
+/* The part of a session that decides how work is cut. */
+typedef struct kas_shape {
+    uint32_t heads, kv_heads, group, head_dim;
+    uint32_t tile;
+    uint32_t list_rows, pool_heads;
+    uint32_t max_batch, max_queries, max_decode_queries, max_keys;
+    uint64_t section_limit; /* greatest part of a buffer that a kernel can address */
+    uint32_t group_limit[3];
+    uint32_t compute_units;
+} kas_shape;
+
+/* Tiles that a call's sequences can touch. ragged: lengths lie on the device, so any offset is possible. */
+uint32_t kas_call_tiles(uint32_t queries, uint32_t keys, uint32_t tile, bool ragged);
+
+/* How a range of keys is split between work groups. */
+typedef struct kas_splits {
+    uint32_t splits;
+    uint32_t split_keys;
+} kas_splits;
+
+/* `groups`: work groups that exist besides the split (kv heads times sequences). `units`: of the device. */
+kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t units);
+
+/* Scratch of a chain: sections by byte offset, and how many sequences and tiles a launch may take to fit. */
+typedef struct kas_scratch_plan {
+    uint32_t sequences; /* of a launch */
+    uint32_t tiles;     /* of a launch; 1 in decode */
+    uint64_t lse, scores, logits, part_o, part_ml; /* offsets */
+    uint64_t lse_size, scores_size, logits_size, part_o_size, part_ml_size;
+    uint64_t total;
+} kas_scratch_plan;
+
+/* Floats between the rows of scores or logits of `keys` keys. */
+uint32_t kas_score_stride(uint32_t keys);
+
+/*
+ * Prefill of `batch` sequences with `rows` list rows. lse: the chain needs a section for it; rows 0: no scores.
+ * False when one tile of one sequence does not fit `capacity`; `plan->total` is then what it takes.
+ */
+bool kas_plan_prefill(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t keys, uint32_t tiles,
+                      uint32_t rows, bool lse, uint64_t capacity, kas_scratch_plan *plan);
+
+/* Decode likewise: partial results of `attend` splits (0: none) and, with rows, logits of `score` splits. */
+bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t keys, uint32_t rows,
+                     uint32_t attend_splits, uint32_t score_splits, uint64_t capacity, kas_scratch_plan *plan);
+
+#endif
