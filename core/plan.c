@@ -77,7 +77,7 @@ static kas_status check_rule_of_lists(const kas_plan_origin *origin, const kas_p
     return KAS_OK;
 }
 
-static kas_status check_anchors(const kas_plan_origin *origin, const kas_plan_desc *desc)
+kas_status kas_plan_check_anchors(const kas_plan_origin *origin, const kas_plan_desc *desc)
 {
     const uint32_t *anchors = desc->anchors;
     RULE(anchors && desc->anchor_count > 0, "anchors is empty: layer 0 must be an anchor");
@@ -140,7 +140,7 @@ static kas_status check(const kas_plan_origin *origin, const kas_plan_desc *desc
     KAS_TRY(check_text(origin, "model", desc->model));
     KAS_TRY(check_text(origin, "source", desc->source));
     KAS_TRY(check_rule_of_lists(origin, desc));
-    KAS_TRY(check_anchors(origin, desc));
+    KAS_TRY(kas_plan_check_anchors(origin, desc));
     KAS_TRY(check_dense_layers(origin, desc));
     return check_maps(origin, desc);
 }

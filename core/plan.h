@@ -43,8 +43,9 @@ typedef struct kas_plan_origin {
 /* "NAME: sentence", with the origin's status. */
 kas_status kas_plan_reject(const kas_plan_origin *origin, const char *format, ...) KAS_PRINTF(2, 3);
 
-/* The rules for layers, heads and kv_heads alone, so that a reader can size its arrays. */
+/* The rules for layers, heads and kv_heads alone, then for anchors, so that a reader can size its arrays by them. */
 kas_status kas_plan_check_shape(const kas_plan_origin *origin, const kas_plan_desc *desc);
+kas_status kas_plan_check_anchors(const kas_plan_origin *origin, const kas_plan_desc *desc);
 
 /* kas_plan_create with faults reported by `origin`. */
 kas_status kas_plan_make(const kas_plan_origin *origin, const kas_plan_desc *desc, kas_plan **plan);

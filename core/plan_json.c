@@ -97,18 +97,33 @@ static kas_status parse_text(const kas_plan_origin *origin, const char *text, si
 
 /* ---- Reading fields -------------------------------------------------------------------------------------------- */
 
+#define SHOWN_BYTES 40u
+
 typedef struct value_text {
-    char text[64];
+    char text[SHOWN_BYTES + 8];
 } value_text;
+
+/* A text of the file as a sentence shows it: quoted, cut short, without control characters. */
+static value_text show_text(const char *text)
+{
+    value_text shown;
+    size_t size = strlen(text);
+    size_t kept = size > SHOWN_BYTES ? kas_utf8_prefix(text, SHOWN_BYTES) : size;
+    snprintf(shown.text, sizeof(shown.text), "\"%.*s%s\"", (int)kept, text, kept < size ? "..." : "");
+    for (char *c = shown.text; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = '?';
+    return shown;
+}
 
 /* A JSON value as a sentence shows it. */
 static value_text show(const cJSON *item)
 {
+    if (cJSON_IsString(item))
+        return show_text(item->valuestring);
     value_text shown;
     if (cJSON_IsNumber(item))
         snprintf(shown.text, sizeof(shown.text), "%.17g", item->valuedouble);
-    else if (cJSON_IsString(item))
-        snprintf(shown.text, sizeof(shown.text), "\"%.40s\"", item->valuestring);
     else
         snprintf(shown.text, sizeof(shown.text), "%s",
                  cJSON_IsArray(item)    ? "an array"
@@ -142,7 +157,7 @@ static kas_status check_object(const kas_plan_origin *origin, const char *field,
     const char *repeated = NULL;
     for (size_t i = 1; i < count && !repeated; i++)
         repeated = strcmp(names[i - 1], names[i]) == 0 ? names[i] : NULL;
-    kas_status status = repeated ? kas_plan_reject(origin, "%s names \"%.64s\" twice", field, repeated) : KAS_OK;
+    kas_status status = repeated ? kas_plan_reject(origin, "%s names %s twice", field, show_text(repeated).text) : KAS_OK;
     kas_release(names);
     return status;
 }
@@ -155,8 +170,8 @@ static void warn_of_unknown(const kas_plan_origin *origin, const char *field, co
         while (i < count && strcmp(known[i], child->string) != 0)
             i++;
         if (i == count)
-            kas_log(KAS_LOG_WARNING, "%s: %s holds \"%.64s\", which is unknown and ignored", origin->name, field,
-                    child->string);
+            kas_log(KAS_LOG_WARNING, "%s: %s holds %s, which is unknown and ignored", origin->name, field,
+                    show_text(child->string).text);
     }
 }
 
@@ -358,7 +373,7 @@ static kas_status read_normalizer_map(const kas_plan_origin *origin, const cJSON
     if (!item)
         return KAS_OK;
     KAS_TRY(check_object(origin, "normalizer_map", item));
-    const uint32_t followers = desc->anchor_count > 0 ? desc->anchor_count - 1 : 0;
+    const uint32_t followers = desc->anchor_count - 1;
     const uint32_t entries = (uint32_t)cJSON_GetArraySize(item);
     if (entries != followers)
         return kas_plan_reject(origin, "normalizer_map has %u entries: it must have %u, one an anchor but the first",
@@ -382,12 +397,15 @@ static kas_status read_normalizer_map(const kas_plan_origin *origin, const cJSON
 static kas_status read_arrays(const kas_plan_origin *origin, const cJSON *root, kas_plan_desc *desc,
                               plan_arrays *arrays)
 {
+    if (!find(root, "anchors"))
+        return kas_plan_reject(origin, "anchors is missing: layer 0 must be an anchor");
     KAS_TRY(read_layers(origin, "anchors", find(root, "anchors"), desc->layers, &arrays->anchors,
                         &desc->anchor_count));
+    desc->anchors = arrays->anchors;
+    KAS_TRY(kas_plan_check_anchors(origin, desc));
     KAS_TRY(read_layers(origin, "dense_layers", find(root, "dense_layers"), desc->layers, &arrays->dense_layers,
                         &desc->dense_layer_count));
     KAS_TRY(read_head_map(origin, find(root, "head_map"), desc, &arrays->head_map));
-    desc->anchors = arrays->anchors;
     desc->dense_layers = arrays->dense_layers;
     desc->head_map = arrays->head_map;
     KAS_TRY(read_normalizer_map(origin, find(root, "normalizer_map"), desc, &arrays->normalizer_map));

@@ -107,7 +107,10 @@ kas_status kas_work_check_slice(const kas_work *work, const char *name, const ka
 
 /* ---- Tensors --------------------------------------------------------------------------------------------------- */
 
-/* Where a tensor's elements lie: `extent` counts them from the offset to one past the last. */
+/*
+ * Where a tensor's elements lie: `extent` counts them from the offset to one past the last. A packed tensor whose
+ * outer stride passes 32 bits has no end that fits a buffer.
+ */
 typedef struct layout {
     uint32_t stride[3];
     uint64_t extent;
@@ -122,7 +125,7 @@ static layout layout_of(const kas_work *work, const kas_tensor *tensor, uint32_t
         found.stride[0] = packed > UINT32_MAX ? UINT32_MAX : (uint32_t)packed;
         found.stride[1] = heads * dim;
         found.stride[2] = dim;
-        found.extent = packed * outer;
+        found.extent = packed > UINT32_MAX && outer > 1 ? UINT64_MAX : packed * outer;
         return found;
     }
     found.extent = (uint64_t)(outer - 1) * found.stride[0] + (uint64_t)(tokens - 1) * found.stride[1] +

@@ -1,0 +1,362 @@
+/*
+ * chain.c - the public calls: a layer of prefill or decode by its role, and the lower-level operations. Each is a chain
+ * of primitive launches, put together here once for every device.
+ */
+#include "../kernel/topk.h"
+#include "work.h"
+
+/* What the bodies of a chain share. */
+typedef struct chain {
+    kas_scratch_plan scratch;
+    kas_role role;
+    uint32_t layer; /* of the session's maps */
+    uint32_t rows;  /* lists that the layer makes */
+    bool all_dense; /* no tile of the call can have more candidates than it keeps */
+    kas_slice lse;  /* over all causal keys */
+    kas_slice scores;
+    uint32_t score_stride;
+    kas_list_view lists;
+} chain;
+
+static kas_slice scratch_slice(const kas_work *work, uint64_t offset)
+{
+    kas_slice slice = work->session->scratch.slice;
+    slice.offset += offset;
+    return slice;
+}
+
+static kas_status check_plan(bool fits, const kas_scratch_plan *scratch, const kas_work *work)
+{
+    if (!fits || scratch->total > work->session->scratch_size)
+        return kas_fail(KAS_ERROR_LIMIT, "the call needs %llu bytes of scratch, the session has %llu",
+                        (unsigned long long)scratch->total, (unsigned long long)work->session->scratch_size);
+    return KAS_OK;
+}
+
+static bool is_all_dense(const kas_work *work)
+{
+    const kas_session_block *block = &work->session->block;
+    return block->topk_all || work->keys <= kas_round_up(block->topk_min, block->topk_round);
+}
+
+/* Tiles of a launch of scores, so that its x axis stays within the grid. */
+static uint32_t scored_tiles(const kas_work *work, uint32_t tiles)
+{
+    const kas_variant *row = work->session->kernels[KAS_OP_SCORES].variant;
+    uint32_t blocks = row && row->block_keys ? (uint32_t)kas_div_up(work->keys, row->block_keys) : 1;
+    return kas_max_u32(1, kas_min_u32(tiles, work->session->context->info.max_group_count[0] / blocks));
+}
+
+/* Tiles of a launch whose x axis counts query blocks of at least 16 queries a tile of at most 128. */
+static uint32_t plain_tiles(const kas_work *work)
+{
+    return kas_min_u32(work->tiles, kas_max_u32(1, work->session->context->info.max_group_count[0] / 8));
+}
+
+/* ---- Prefill ----------------------------------------------------------------------------------------------------- */
+
+static kas_status dense_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    (void)user;
+    return kas_launch_attend(work, piece, &work->args->lse);
+}
+
+static kas_status reuse_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    const chain *c = user;
+    return kas_launch_sparse(work, piece, c->layer, &c->lists);
+}
+
+static kas_status score_and_select(kas_work *work, const kas_piece *piece, const chain *c, uint32_t flags)
+{
+    if (c->rows == 0)
+        return KAS_OK;
+    if (!c->all_dense)
+        KAS_TRY(kas_launch_scores(work, piece, c->layer, c->rows, KAS_CALL_SKIP_DENSE | flags, &c->lse, &c->scores,
+                                  c->score_stride));
+    return kas_launch_select(work, piece, c->layer, c->rows, &c->scores, c->score_stride, &c->lists);
+}
+
+static kas_status dense_select_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    const chain *c = user;
+    KAS_TRY(kas_launch_attend(work, piece, &c->lse));
+    return score_and_select(work, piece, c, 0);
+}
+
+static kas_status anchor_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    const chain *c = user;
+    bool estimated = work->session->estimated;
+    if (!c->all_dense)
+        KAS_TRY(kas_launch_lse(work, piece, c->layer, &c->lse, estimated ? &c->lists : NULL));
+    KAS_TRY(score_and_select(work, piece, c, estimated ? KAS_CALL_ESTIMATED : 0));
+    return kas_launch_sparse(work, piece, kas_identity_layer(work->session), &c->lists);
+}
+
+static kas_status run_publishing_prefill(kas_work *work, chain *c)
+{
+    bool own_lse = c->role == KAS_ROLE_ANCHOR || !work->args->lse.buffer;
+    bool fits = kas_plan_prefill(&work->session->shape, work->batch, work->queries, work->keys, work->tiles, c->rows,
+                                 own_lse, work->session->scratch_size, &c->scratch);
+    KAS_TRY(check_plan(fits, &c->scratch, work));
+    c->lse = own_lse ? scratch_slice(work, c->scratch.lse) : work->args->lse;
+    c->scores = scratch_slice(work, c->scratch.scores);
+    c->score_stride = kas_score_stride(work->keys);
+    uint32_t tiles = kas_min_u32(plain_tiles(work), scored_tiles(work, c->scratch.tiles));
+    return kas_work_pieces(work, c->scratch.sequences, tiles,
+                           c->role == KAS_ROLE_ANCHOR ? anchor_piece : dense_select_piece, c);
+}
+
+static kas_status run_prefill(kas_work *work, chain *c)
+{
+    uint32_t sequences = work->session->context->info.max_group_count[2];
+    switch (c->role) {
+    case KAS_ROLE_DENSE:
+        return kas_work_pieces(work, sequences, plain_tiles(work), dense_piece, c);
+    case KAS_ROLE_REUSE:
+        return kas_work_pieces(work, sequences, plain_tiles(work), reuse_piece, c);
+    default:
+        return run_publishing_prefill(work, c);
+    }
+}
+
+/* ---- Decode ------------------------------------------------------------------------------------------------------ */
+
+static kas_status decode_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    const chain *c = user;
+    bool dense_output = c->role == KAS_ROLE_DENSE || c->role == KAS_ROLE_DENSE_SELECT;
+    bool publishes = c->role == KAS_ROLE_ANCHOR || c->role == KAS_ROLE_DENSE_SELECT;
+    if (dense_output)
+        KAS_TRY(kas_launch_attend_split(work, piece, &c->scratch));
+    if (publishes && c->rows != 0) {
+        if (!c->all_dense) {
+            KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, c->rows, true));
+            KAS_TRY(kas_launch_pool(work, piece, &c->scratch, c->layer, c->rows, &c->scores, c->score_stride));
+        }
+        KAS_TRY(kas_launch_select(work, piece, c->layer, c->rows, &c->scores, c->score_stride, &c->lists));
+    }
+    if (dense_output)
+        return KAS_OK;
+    uint32_t layer = c->role == KAS_ROLE_ANCHOR ? kas_identity_layer(work->session) : c->layer;
+    return kas_launch_sparse_split(work, piece, &c->scratch, layer, &c->lists);
+}
+
+/* Splits whose partial outputs a decode of this role keeps; 0 when a single split writes the output itself. */
+static uint32_t partial_splits(const kas_work *work, const chain *c)
+{
+    bool dense_output = c->role == KAS_ROLE_DENSE || c->role == KAS_ROLE_DENSE_SELECT;
+    kas_splits splits = dense_output
+                            ? kas_work_splits(work)
+                            : kas_work_list_splits(work, c->lists.packed ? work->session->block.list_capacity_decode
+                                                                         : c->lists.width);
+    return splits.splits > 1 ? splits.splits : 0;
+}
+
+static kas_status run_decode(kas_work *work, chain *c)
+{
+    bool fits = kas_plan_decode(&work->session->shape, work->batch, work->queries, work->keys, c->rows,
+                                partial_splits(work, c), c->rows ? kas_work_splits(work).splits : 0,
+                                work->session->scratch_size, &c->scratch);
+    KAS_TRY(check_plan(fits, &c->scratch, work));
+    c->scores = scratch_slice(work, c->scratch.scores);
+    c->score_stride = kas_score_stride(work->keys);
+    return kas_work_pieces(work, c->scratch.sequences, 1, decode_piece, c);
+}
+
+/* ---- Layers by role ---------------------------------------------------------------------------------------------- */
+
+static kas_status check_step(const kas_work *work, const kas_step *step, bool new_step, kas_role role)
+{
+    if (role != KAS_ROLE_REUSE)
+        return KAS_OK;
+    uint32_t layer = work->args->layer;
+    if (new_step || !step->live)
+        return kas_fail(KAS_ERROR_STATE, "layer %u reuses lists, but no layer of this step has published any", layer);
+    if (step->batch != work->batch || step->queries != work->queries || step->keys != work->keys)
+        return kas_fail(KAS_ERROR_STATE,
+                        "layer %u reuses lists made for batch %u, queries %u, keys %u; this call has %u, %u, %u", layer,
+                        step->batch, step->queries, step->keys, work->batch, work->queries, work->keys);
+    return KAS_OK;
+}
+
+/* Estimated normalisers read the lists of the step's previous publishing layer. */
+static kas_status check_estimate(const kas_work *work, const kas_step *step, bool new_step, kas_role role)
+{
+    if (role == KAS_ROLE_ANCHOR && work->session->estimated && work->phase == KAS_PHASE_PREFILL &&
+        (new_step || !step->live))
+        return kas_fail(KAS_ERROR_STATE, "layer %u estimates its normaliser from lists that no layer has published",
+                        work->args->layer);
+    return KAS_OK;
+}
+
+static kas_status run_layer(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args)
+{
+    kas_work work;
+    KAS_TRY(kas_work_begin(&work, session, stream, phase, args, KAS_NEEDS_ATTENTION));
+    if (session->layers == 0)
+        return kas_fail(KAS_ERROR_STATE, "the session has no plan: use kas_attend or kas_attend_lists");
+    bool planned = args->layer < session->layers;
+    chain c = {.role = planned ? session->roles[args->layer] : KAS_ROLE_DENSE,
+               .layer = planned ? args->layer : kas_identity_layer(session),
+               .all_dense = is_all_dense(&work),
+               .lists = kas_view_published(&work)};
+    bool publishes = c.role == KAS_ROLE_ANCHOR || c.role == KAS_ROLE_DENSE_SELECT;
+    c.rows = publishes ? session->active_counts[c.layer] : 0;
+    kas_step *step = &session->steps[phase];
+    bool new_step = !step->begun || args->layer <= step->last_layer;
+    KAS_TRY(check_step(&work, step, new_step, c.role));
+    KAS_TRY(check_estimate(&work, step, new_step, c.role));
+    if (publishes || new_step)
+        step->live = false;
+    KAS_TRY(phase == KAS_PHASE_DECODE ? run_decode(&work, &c) : run_prefill(&work, &c));
+    step->begun = true;
+    step->last_layer = args->layer;
+    if (publishes)
+        *step = (kas_step){true, args->layer, true, work.batch, work.queries, work.keys};
+    return KAS_OK;
+}
+
+kas_status kas_prefill(kas_session *session, kas_stream *stream, const kas_attention *args)
+{
+    return run_layer(session, stream, KAS_PHASE_PREFILL, args);
+}
+
+kas_status kas_decode(kas_session *session, kas_stream *stream, const kas_attention *args)
+{
+    return run_layer(session, stream, KAS_PHASE_DECODE, args);
+}
+
+/* ---- Lower-level operations -------------------------------------------------------------------------------------- */
+
+kas_status kas_attend(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args)
+{
+    kas_work work;
+    KAS_TRY(kas_work_begin(&work, session, stream, phase, args, KAS_NEEDS_ATTENTION));
+    chain c = {.role = KAS_ROLE_DENSE, .layer = kas_identity_layer(session)};
+    return phase == KAS_PHASE_DECODE ? run_decode(&work, &c) : run_prefill(&work, &c);
+}
+
+static kas_status lse_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    const chain *c = user;
+    if (work->phase == KAS_PHASE_PREFILL)
+        return kas_launch_lse(work, piece, c->layer, &c->lse, NULL);
+    uint32_t splits = kas_work_splits(work).splits;
+    KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, work->session->block.list_rows, false));
+    return kas_launch_merge(work, piece, &c->scratch, splits, 0);
+}
+
+kas_status kas_log_sum_exp(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args)
+{
+    kas_work work;
+    KAS_TRY(kas_work_begin(&work, session, stream, phase, args, KAS_NEEDS_Q | KAS_NEEDS_K | KAS_NEEDS_LSE));
+    chain c = {.layer = kas_identity_layer(session), .lse = args->lse};
+    if (phase == KAS_PHASE_PREFILL)
+        return kas_work_pieces(&work, session->context->info.max_group_count[2], plain_tiles(&work), lse_piece, &c);
+    bool fits = kas_plan_decode(&session->shape, work.batch, work.queries, work.keys, session->block.list_rows, 0,
+                                kas_work_splits(&work).splits, session->scratch_size, &c.scratch);
+    KAS_TRY(check_plan(fits, &c.scratch, &work));
+    return kas_work_pieces(&work, c.scratch.sequences, 1, lse_piece, &c);
+}
+
+/* The caller's scores of one sequence and all its tiles. */
+static kas_status scores_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    const chain *c = user;
+    uint32_t rows = work->session->block.list_rows;
+    if (work->phase == KAS_PHASE_DECODE) {
+        KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, rows, true));
+        return kas_launch_pool(work, piece, &c->scratch, c->layer, rows, &c->scores, c->score_stride);
+    }
+    KAS_TRY(kas_launch_lse(work, piece, c->layer, &c->lse, NULL));
+    return kas_launch_scores(work, piece, c->layer, rows, 0, &c->lse, &c->scores, c->score_stride);
+}
+
+static kas_status check_scores(const kas_work *work, const kas_scores *scores)
+{
+    if (!scores)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "scores is NULL");
+    if (scores->tiles != work->tiles)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "scores.tiles is %u, the call has %u", scores->tiles, work->tiles);
+    if (scores->stride < work->keys)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "scores.stride is %u, less than keys, %u", scores->stride,
+                        work->keys);
+    uint64_t size;
+    if (!kas_multiply((uint64_t)work->batch * work->session->block.list_rows, (uint64_t)scores->tiles * scores->stride,
+                      sizeof(float), &size))
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "scores: tiles %u times stride %u is too large", scores->tiles,
+                        scores->stride);
+    return kas_work_check_slice(work, "scores.values", &scores->values, size);
+}
+
+/*
+ * Runs a body that reads or writes the caller's scores over all sequences and tiles at once: kernels index scores by
+ * the sequence within the launch, so a call whose keys need several launches is refused.
+ */
+static kas_status run_scored(kas_work *work, uint32_t sequences, chain *c,
+                             kas_status (*body)(kas_work *work, const kas_piece *piece, void *user))
+{
+    if (sequences < work->batch || work->kv_count > 1)
+        return kas_fail(KAS_ERROR_LIMIT, "the call's %u sequences do not fit one launch; pass fewer, without segments",
+                        work->batch);
+    return kas_work_pieces(work, sequences, work->tiles, body, c);
+}
+
+kas_status kas_pooled_scores(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args,
+                             const kas_scores *scores)
+{
+    kas_work work;
+    KAS_TRY(kas_work_begin(&work, session, stream, phase, args, KAS_NEEDS_Q | KAS_NEEDS_K));
+    KAS_TRY(check_scores(&work, scores));
+    chain c = {.layer = kas_identity_layer(session), .scores = scores->values, .score_stride = scores->stride};
+    bool fits;
+    if (phase == KAS_PHASE_DECODE)
+        fits = kas_plan_decode(&session->shape, work.batch, work.queries, work.keys, session->block.list_rows, 0,
+                               kas_work_splits(&work).splits, session->scratch_size, &c.scratch);
+    else
+        fits = kas_plan_prefill(&session->shape, work.batch, work.queries, work.keys, work.tiles, 0, true,
+                                session->scratch_size, &c.scratch);
+    KAS_TRY(check_plan(fits, &c.scratch, &work));
+    c.lse = scratch_slice(&work, c.scratch.lse);
+    return run_scored(&work, c.scratch.sequences, &c, scores_piece);
+}
+
+static kas_status select_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    const chain *c = user;
+    return kas_launch_select(work, piece, c->layer, work->session->block.list_rows, &c->scores, c->score_stride,
+                             &c->lists);
+}
+
+/* The longest list that the call's tiles can have. */
+static uint32_t most_kept(const kas_work *work)
+{
+    const kas_session_block *block = &work->session->block;
+    uint32_t candidates = work->phase == KAS_PHASE_DECODE ? work->keys : (work->keys - 1) / block->tile * block->tile;
+    return KAS_TOPK(*block, candidates, block->max_keys);
+}
+
+kas_status kas_select(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args,
+                      const kas_scores *scores, const kas_lists *lists)
+{
+    kas_work work;
+    KAS_TRY(kas_work_begin(&work, session, stream, phase, args, 0));
+    KAS_TRY(check_scores(&work, scores));
+    chain c = {.layer = kas_identity_layer(session), .scores = scores->values, .score_stride = scores->stride};
+    KAS_TRY(kas_view_given(&work, lists, most_kept(&work), &c.lists));
+    return run_scored(&work, session->context->info.max_group_count[2], &c, select_piece);
+}
+
+kas_status kas_attend_lists(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args,
+                            const kas_lists *lists)
+{
+    kas_work work;
+    KAS_TRY(kas_work_begin(&work, session, stream, phase, args, KAS_NEEDS_ATTENTION));
+    chain c = {.role = KAS_ROLE_REUSE,
+               .layer = args->layer < session->layers ? args->layer : kas_identity_layer(session)};
+    KAS_TRY(kas_view_given(&work, lists, 0, &c.lists));
+    c.lists.flags = KAS_CALL_LISTS_GIVEN;
+    return phase == KAS_PHASE_DECODE ? run_decode(&work, &c) : run_prefill(&work, &c);
+}
