@@ -1,0 +1,263 @@
+/* pipeline.c - SPIR-V to specialised pipelines, kept by the context; the pipeline cache that outlives the process. */
+#include "context.h"
+#include "kernels/constants.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- The pipeline cache ----------------------------------------------------------------------------------------- */
+
+/* What every driver puts in front of its cache data. */
+typedef struct cache_header {
+    uint32_t size;
+    uint32_t version;
+    uint32_t vendor;
+    uint32_t device;
+    uint8_t uuid[VK_UUID_SIZE];
+} cache_header;
+
+typedef struct cache_key {
+    char text[64];
+} cache_key;
+
+static cache_key make_cache_key(const kas_vulkan_limits *limits)
+{
+    cache_key key;
+    int used = snprintf(key.text, sizeof(key.text), "vulkan-%04x-%04x-", limits->vendor & 0xffffu,
+                        limits->device & 0xffffu);
+    for (uint32_t i = 0; i < VK_UUID_SIZE; i++)
+        used += snprintf(key.text + used, sizeof(key.text) - (size_t)used, "%02x", limits->cache_uuid[i]);
+    return key;
+}
+
+/* Whether the data is this driver's: drivers need not survive data that is not. */
+static bool belongs_here(const kas_vulkan_limits *limits, const void *data, size_t size)
+{
+    cache_header header;
+    if (size < sizeof(header))
+        return false;
+    memcpy(&header, data, sizeof(header));
+    return header.size == sizeof(header) && header.version == VK_PIPELINE_CACHE_HEADER_VERSION_ONE &&
+           header.vendor == limits->vendor && header.device == limits->device &&
+           memcmp(header.uuid, limits->cache_uuid, VK_UUID_SIZE) == 0;
+}
+
+/* The stored data in memory for kas_release, or NULL. */
+static void *load_stored(const kas_vulkan_limits *limits, const kas_cache *hooks, size_t *size)
+{
+    cache_key key = make_cache_key(limits);
+    size_t whole = hooks->load ? hooks->load(hooks->user, key.text, NULL, 0) : 0;
+    void *data = whole ? kas_alloc(whole, 1) : NULL;
+    if (!data)
+        return NULL;
+    if (hooks->load(hooks->user, key.text, data, whole) == whole && belongs_here(limits, data, whole)) {
+        *size = whole;
+        return data;
+    }
+    kas_release(data);
+    return NULL;
+}
+
+/* A cache that cannot be made only costs time. */
+void kas_vulkan_cache_open(kas_backend_context *context, const kas_cache *hooks)
+{
+    size_t size = 0;
+    void *data = load_stored(&context->limits, hooks, &size);
+    VkPipelineCacheCreateInfo create = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO, .initialDataSize = size, .pInitialData = data};
+    context->cache_hooks = *hooks;
+    if (context->api.CreatePipelineCache(context->device, &create, NULL, &context->cache) != VK_SUCCESS)
+        context->cache = VK_NULL_HANDLE;
+    kas_release(data);
+}
+
+static void store_cache(kas_backend_context *context)
+{
+    size_t size = 0;
+    if (context->api.GetPipelineCacheData(context->device, context->cache, &size, NULL) != VK_SUCCESS)
+        return;
+    void *data = kas_alloc(size, 1);
+    if (data && context->api.GetPipelineCacheData(context->device, context->cache, &size, data) == VK_SUCCESS) {
+        cache_key key = make_cache_key(&context->limits);
+        context->cache_hooks.store(context->cache_hooks.user, key.text, data, size);
+    }
+    kas_release(data);
+}
+
+void kas_vulkan_cache_close(kas_backend_context *context)
+{
+    if (!context->cache)
+        return;
+    if (context->cache_changed && context->cache_hooks.store && !context->lost)
+        store_cache(context);
+    context->api.DestroyPipelineCache(context->device, context->cache, NULL);
+}
+
+/* ---- Kernels ---------------------------------------------------------------------------------------------------- */
+
+/*
+ * The slots a kernel declares, read from its SPIR-V (OpDecorate target Binding number), so that a set holds no more
+ * buffers than the kernel uses: devices may allow few.
+ */
+static uint32_t find_slots(const unsigned char *spirv, size_t size)
+{
+    const uint32_t header_words = 5, op_decorate = 71, decoration_binding = 33;
+    uint32_t slots = 0;
+    uint32_t words[4];
+    for (size_t at = header_words * 4; at + sizeof(words) <= size;) {
+        memcpy(words, spirv + at, sizeof(words));
+        uint32_t count = words[0] >> 16;
+        if ((words[0] & 0xffffu) == op_decorate && words[2] == decoration_binding && words[3] < KAS_SLOT_COUNT)
+            slots |= 1u << words[3];
+        at += count == 0 ? size : (size_t)count * 4;
+    }
+    return slots;
+}
+
+static kas_status create_layouts(kas_backend_context *context, kas_backend_kernel *kernel)
+{
+    VkDescriptorSetLayoutBinding bindings[KAS_SLOT_COUNT];
+    uint32_t count = 0;
+    for (uint32_t slot = 0; slot < KAS_SLOT_COUNT; slot++)
+        if (kernel->slots & (1u << slot))
+            bindings[count++] = (VkDescriptorSetLayoutBinding){.binding = slot,
+                                                               .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
+                                                               .descriptorCount = 1,
+                                                               .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT};
+    VkDescriptorSetLayoutCreateInfo set = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO,
+                                           .bindingCount = count,
+                                           .pBindings = bindings};
+    KAS_VULKAN_TRY(context, CreateDescriptorSetLayout, context->device, &set, NULL, &kernel->set_layout);
+    VkPushConstantRange call = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = sizeof(kas_call)};
+    VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
+                                         .setLayoutCount = 1,
+                                         .pSetLayouts = &kernel->set_layout,
+                                         .pushConstantRangeCount = 1,
+                                         .pPushConstantRanges = &call};
+    KAS_VULKAN_TRY(context, CreatePipelineLayout, context->device, &layout, NULL, &kernel->layout);
+    return KAS_OK;
+}
+
+static kas_status create_pipeline(kas_backend_context *context, kas_backend_kernel *kernel, VkShaderModule module)
+{
+    const uint32_t values[KAS_CONSTANT_COUNT] = {
+        [KAS_CONSTANT_INVOCATIONS] = kernel->code->invocations,
+        [KAS_CONSTANT_HEAD_DIM] = kernel->spec.head_dim,
+        [KAS_CONSTANT_GROUP] = kernel->spec.group,
+        [KAS_CONSTANT_TILE] = kernel->spec.tile,
+        [KAS_CONSTANT_PAGE_SIZE] = kernel->spec.page_size,
+        [KAS_CONSTANT_SUBGROUP] = context->limits.subgroup_size,
+        [KAS_CONSTANT_MATRIX_M] = context->limits.matrix_m,
+        [KAS_CONSTANT_MATRIX_N] = context->limits.matrix_n,
+        [KAS_CONSTANT_MATRIX_K] = context->limits.matrix_k,
+    };
+    VkSpecializationMapEntry entries[KAS_CONSTANT_COUNT];
+    for (uint32_t i = 0; i < KAS_CONSTANT_COUNT; i++)
+        entries[i] = (VkSpecializationMapEntry){i, i * (uint32_t)sizeof(values[0]), sizeof(values[0])};
+    VkSpecializationInfo constants = {.mapEntryCount = KAS_CONSTANT_COUNT,
+                                      .pMapEntries = entries,
+                                      .dataSize = sizeof(values),
+                                      .pData = values};
+    VkComputePipelineCreateInfo create = {.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
+                                          .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                                                    .stage = VK_SHADER_STAGE_COMPUTE_BIT,
+                                                    .module = module,
+                                                    .pName = "main",
+                                                    .pSpecializationInfo = &constants},
+                                          .layout = kernel->layout};
+    KAS_VULKAN_TRY(context, CreateComputePipelines, context->device, context->cache, 1, &create, NULL,
+                   &kernel->pipeline);
+    return KAS_OK;
+}
+
+static void destroy_kernel(kas_backend_context *context, kas_backend_kernel *kernel)
+{
+    context->api.DestroyPipeline(context->device, kernel->pipeline, NULL);
+    context->api.DestroyPipelineLayout(context->device, kernel->layout, NULL);
+    context->api.DestroyDescriptorSetLayout(context->device, kernel->set_layout, NULL);
+    kas_release(kernel);
+}
+
+static kas_status build_kernel(kas_backend_context *context, kas_backend_kernel *kernel)
+{
+    const unsigned char *spirv = kernel->code->spirv[kernel->spec.dtype];
+    size_t size = *kernel->code->size[kernel->spec.dtype];
+    kernel->slots = find_slots(spirv, size);
+    KAS_TRY(create_layouts(context, kernel));
+    VkShaderModuleCreateInfo create = {
+        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = size, .pCode = (const uint32_t *)spirv};
+    VkShaderModule module;
+    KAS_VULKAN_TRY(context, CreateShaderModule, context->device, &create, NULL, &module);
+    kas_status status = create_pipeline(context, kernel, module);
+    context->api.DestroyShaderModule(context->device, module, NULL);
+    return status;
+}
+
+static kas_status make_kernel(kas_backend_context *context, const kas_vulkan_code *code, const kas_kernel_spec *spec,
+                              kas_backend_kernel **kernel)
+{
+    kas_backend_kernel *k = kas_alloc(1, sizeof(*k));
+    if (!k)
+        return kas_fail_memory();
+    k->code = code;
+    k->spec = *spec;
+    kas_status status = build_kernel(context, k);
+    if (status != KAS_OK) {
+        destroy_kernel(context, k);
+        return status;
+    }
+    k->next = context->kernels;
+    context->kernels = k;
+    context->cache_changed = true;
+    *kernel = k;
+    return KAS_OK;
+}
+
+static bool same_spec(const kas_kernel_spec *a, const kas_kernel_spec *b)
+{
+    return a->dtype == b->dtype && a->head_dim == b->head_dim && a->group == b->group && a->tile == b->tile &&
+           a->page_size == b->page_size;
+}
+
+static kas_backend_kernel *find_kernel(const kas_backend_context *context, const kas_vulkan_code *code,
+                                       const kas_kernel_spec *spec)
+{
+    for (kas_backend_kernel *k = context->kernels; k; k = k->next)
+        if (k->code == code && same_spec(&k->spec, spec))
+            return k;
+    return NULL;
+}
+
+kas_status kas_vulkan_kernel_load(kas_backend_context *context, const kas_variant *variant, const kas_kernel_spec *spec,
+                                  kas_backend_kernel **kernel)
+{
+    const kas_vulkan_code *code = variant->code;
+    KAS_TRY(kas_vulkan_usable(context));
+    if (code->invocations > context->limits.group_invocations)
+        return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s needs work groups of %u, the device has %u",
+                        kas_op_name(variant->op), variant->name, code->invocations, context->limits.group_invocations);
+    kas_mutex_lock(context->lock);
+    kas_status status = KAS_OK;
+    kas_backend_kernel *found = find_kernel(context, code, spec);
+    if (!found)
+        status = make_kernel(context, code, spec, &found);
+    kas_mutex_unlock(context->lock);
+    if (status == KAS_OK)
+        *kernel = found;
+    return status;
+}
+
+void kas_vulkan_kernel_unload(kas_backend_context *context, kas_backend_kernel *kernel)
+{
+    (void)context;
+    (void)kernel;
+}
+
+void kas_vulkan_kernels_destroy(kas_backend_context *context)
+{
+    while (context->kernels) {
+        kas_backend_kernel *kernel = context->kernels;
+        context->kernels = kernel->next;
+        destroy_kernel(context, kernel);
+    }
+}
