@@ -22,7 +22,8 @@
  *
  * attend        x query blocks of block_queries (0: the session's tile) from the first query of tile_begin, to the end
  *               of the launch's tiles; y kv heads (or heads: per_head). Dense causal attention, out and lse.
- * lse           grid as attend. Log-sum-exp over all causal keys; with KAS_CALL_ESTIMATED over list and own keys.
+ * lse           grid as attend. Log-sum-exp over all causal keys; with KAS_CALL_ESTIMATED over list and own keys, and
+ *               x then counts tiles.
  * scores        x tile + tile_count * key block (block_keys; 0: one block), y active rows. Pooled scores of a tile's
  *               candidates from q, k and lse, summed over pool_heads kv heads.
  * select        x tile, y active rows. The `keep` best of a tile's scores in ascending key order.

@@ -45,8 +45,8 @@ kas_status kas_launch_lse(const kas_work *work, const kas_piece *piece, uint32_t
         launch.call.flags |= KAS_CALL_ESTIMATED | previous->flags;
         kas_bind(&launch, KAS_SLOT_LISTS, &previous->slice, previous->size);
     }
-    return kas_work_launch(work, KAS_OP_LSE, &launch, query_blocks(work, piece, KAS_OP_LSE),
-                           head_axis(work, KAS_OP_LSE), piece->count);
+    uint32_t blocks = previous ? piece->tile_count : query_blocks(work, piece, KAS_OP_LSE);
+    return kas_work_launch(work, KAS_OP_LSE, &launch, blocks, head_axis(work, KAS_OP_LSE), piece->count);
 }
 
 kas_splits kas_work_splits(const kas_work *work)

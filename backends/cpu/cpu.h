@@ -1,0 +1,38 @@
+/* cpu.h - what the CPU backend's files share: a kernel as a function over grid cells, and the job it works on. */
+#ifndef KAS_CPU_H
+#define KAS_CPU_H
+
+#include "core/backend.h"
+
+/* Bytes of working memory every thread has for a kernel. */
+#define KAS_CPU_SCRATCH_BYTES (1024u * 1024u)
+
+/* One launch as its cells see it. */
+typedef struct kas_cpu_job {
+    const kas_session_block *session;
+    const uint32_t *words; /* the tables behind the block */
+    const kas_call *call;
+    kas_dtype dtype;
+    uint32_t rows; /* the y extent of the grid */
+    void *slot[KAS_SLOT_COUNT];
+} kas_cpu_job;
+
+/* One cell (x, y, z) of the grid. Cells run in any order and on any thread; `scratch` is the thread's own. */
+typedef void (*kas_cpu_kernel)(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, void *scratch);
+
+/* Keys of one cell of pool. */
+#define KAS_CPU_POOL_KEYS 4096u
+
+/* What kas_variant.code points to. */
+typedef struct kas_cpu_code {
+    kas_cpu_kernel run;
+} kas_cpu_code;
+
+#if defined(__x86_64__)
+#define KAS_CPU_VARIANT_COUNT (3 * 7 + 3)
+#else
+#define KAS_CPU_VARIANT_COUNT (7 + 3)
+#endif
+extern const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT];
+
+#endif

@@ -1,0 +1,35 @@
+/* logits.h - decode: scaled logits of a split of the keys, and their partial sums. */
+
+static void store_logits(const row_set *rows, uint32_t y, uint32_t begin, uint32_t end, const workspace *w)
+{
+    const cell *c = rows->c;
+    for (uint32_t n = 0; n < rows->count; n++) {
+        uint64_t row = query_row(c, c->job->rows, y, group_head_of(rows, n), query_of(rows, n));
+        float *target = (float *)c->job->slot[KAS_SLOT_LOGITS] + row * c->call->score_stride + begin;
+        memcpy(target, w->logits + n * BLOCK_KEYS, (end - begin) * sizeof(float));
+    }
+}
+
+static void logits(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, void *scratch)
+{
+    workspace *w = scratch;
+    cell c = cell_of(job, z);
+    uint32_t pooled = c.session->pool_heads;
+    uint32_t begin = kas_min_u32(c.sequence.keys, x * c.call->split_keys);
+    uint32_t end = kas_min_u32(c.sequence.keys, begin + c.call->split_keys);
+    key_source source = {.end = end};
+    row_set rows = {.c = &c, .g = active_row(&c, y / pooled) + y % pooled};
+    while (next_rows(&rows, c.sequence.queries)) {
+        load_rows(&rows, w);
+        for (uint32_t at = begin; at < end; at += BLOCK_KEYS) {
+            load_block(&c, rows.g, &source, at, false, w);
+            multiply_qk(&c, padded_rows(rows.count), w);
+            mask_block(rows.count, w);
+            if (c.call->flags & KAS_CALL_STORE_LOGITS)
+                store_logits(&rows, y, at, kas_min_u32(end, at + BLOCK_KEYS), w);
+            for (uint32_t n = 0; n < rows.count; n++)
+                soften_row(w->logits + n * BLOCK_KEYS, &w->greatest[n], &w->sum[n], NULL, 0);
+        }
+        store_partials(&rows, y, x, false, w);
+    }
+}

@@ -1,0 +1,34 @@
+/* variants.c - the CPU's rows, best first. A row serves every dtype, head dimension, group and tile. */
+#include "variants.h"
+
+#define ROW(row_name, operation, features, kernel)                                                                     \
+    {                                                                                                                  \
+        .name = row_name, .op = operation, .dtypes = KAS_DTYPES_ALL, .min_head_dim = 1,                                \
+        .max_head_dim = KAS_MAX_HEAD_DIM, .head_dim_step = 1, .needs = features, .code = &(kernel)                     \
+    }
+
+#define ROWS(row_name, features, kernels)                                                                              \
+    ROW(row_name, KAS_OP_ATTEND, features, (kernels).attend), ROW(row_name, KAS_OP_LSE, features, (kernels).lse),      \
+        ROW(row_name, KAS_OP_SCORES, features, (kernels).scores),                                                      \
+        ROW(row_name, KAS_OP_SPARSE, features, (kernels).sparse),                                                      \
+        ROW(row_name, KAS_OP_ATTEND_SPLIT, features, (kernels).attend_split),                                          \
+        ROW(row_name, KAS_OP_SPARSE_SPLIT, features, (kernels).sparse_split),                                          \
+        ROW(row_name, KAS_OP_LOGITS, features, (kernels).logits)
+
+const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT] = {
+#if defined(__x86_64__)
+    ROWS("avx512", KAS_FEATURE_AVX512, kas_cpu_rows_avx512),
+    ROWS("avx2", KAS_FEATURE_AVX2, kas_cpu_rows_avx2),
+#endif
+    ROWS("generic", 0, kas_cpu_rows_generic),
+    ROW("generic", KAS_OP_SELECT, 0, kas_cpu_select),
+    ROW("generic", KAS_OP_MERGE, 0, kas_cpu_merge),
+    {.name = "generic",
+     .op = KAS_OP_POOL,
+     .dtypes = KAS_DTYPES_ALL,
+     .min_head_dim = 1,
+     .max_head_dim = KAS_MAX_HEAD_DIM,
+     .head_dim_step = 1,
+     .block_keys = KAS_CPU_POOL_KEYS,
+     .code = &kas_cpu_pool},
+};
