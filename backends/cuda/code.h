@@ -44,4 +44,9 @@ typedef struct kas_cuda_code {
     uint16_t blocks;       /* thread blocks a work group of the grid's x axis (a cluster); 0: 1 */
 } kas_cuda_code;
 
+#define KAS_CUDA_VARIANT_COUNT 10
+
+/* The rows of this backend, best first within an operation. */
+extern const kas_variant kas_cuda_variants[KAS_CUDA_VARIANT_COUNT];
+
 #endif
