@@ -1,0 +1,378 @@
+/* cases.c - the choice of cases: every operation, phase and storage type over shapes, and variations of them. */
+#include "cases.h"
+
+#include "../conformance/memory.h"
+#include "../conformance/storage.h"
+
+#include <string.h>
+
+#define OPERATION(name) (1u << CASE_##name)
+#define ATTENTION (OPERATION(ATTEND) | OPERATION(LISTS) | OPERATION(LAYERS))
+#define KEYED (ATTENTION | OPERATION(LSE) | OPERATION(SCORES))
+#define EVERY (KEYED | OPERATION(SELECT))
+
+#define PREFILL (1u << KAS_PHASE_PREFILL)
+#define DECODE (1u << KAS_PHASE_DECODE)
+#define BOTH (PREFILL | DECODE)
+
+typedef struct shape {
+    uint32_t kv_heads, group, head_dim, tile;
+} shape;
+
+/* The first shape is the one that takes every variation. */
+static const shape quick_shapes[] = {{2, 4, 128, 32}, {2, 1, 64, 64}, {1, 8, 80, 16}, {3, 3, 37, 32}};
+static const shape full_shapes[] = {
+    {2, 4, 128, 32},  {2, 1, 64, 64},  {1, 8, 80, 16},  {3, 3, 37, 32},  {2, 4, 128, 128}, {1, 16, 256, 16},
+    {2, 2, 96, 128},  {2, 3, 40, 64},  {1, 1, 1, 32},   {4, 2, 16, 16},  {1, 7, 192, 32},  {2, 8, 64, 32},
+    {1, 5, 112, 128}, {2, 8, 128, 64}, {2, 2, 256, 64}, {1, 4, 160, 32}, {1, 16, 128, 16}, {8, 1, 128, 32},
+};
+
+/* Sequences of a case. */
+typedef enum lengths {
+    LENGTHS_PLAIN,  /* one sequence, odd length */
+    LENGTHS_OFFSET, /* two sequences, queries at an offset that is no multiple of the tile */
+    LENGTHS_BATCH,  /* three alike */
+    LENGTHS_RAGGED, /* unlike one another, some without queries or keys; lengths on the device */
+    LENGTHS_HOLES,  /* the same with more empty ones */
+    LENGTHS_ONE,    /* a single key */
+    LENGTHS_LONG,   /* a single query and many keys */
+    LENGTHS_CHUNKS, /* prefill in chunks of two tiles */
+    LENGTHS_RESUMED /* likewise, after tokens that came before */
+} lengths;
+
+typedef struct variation {
+    const char *name;
+    uint32_t operations, phases;
+    lengths lengths;
+    uint32_t traits;
+    uint32_t page_size;
+    case_values values;
+    case_nan nan;
+    kas_pooling pooling;
+    kas_normalizer normalizer;
+    kas_topk topk; /* zero: the small rule below */
+    float scale;
+    bool slow; /* full tier alone */
+} variation;
+
+/* Keeps few enough keys that short texts have sparse tiles. */
+static const kas_topk small_rule = {.fraction = 0.1, .min = 16, .round = 8};
+
+/* Of every shape and storage type. */
+static const variation common[] = {
+    {"plain", EVERY, BOTH, LENGTHS_PLAIN},
+    {"ragged", EVERY, BOTH, LENGTHS_RAGGED, CASE_PADDED | CASE_WITH_LSE},
+};
+
+/* Of the first shape. */
+static const variation special[] = {
+    {"offset", EVERY, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE},
+    {"batch", EVERY, BOTH, LENGTHS_BATCH, CASE_WITH_LSE},
+    {"one_key", KEYED, BOTH, LENGTHS_ONE, CASE_WITH_LSE},
+    {"long", EVERY, BOTH, LENGTHS_LONG, CASE_WITH_LSE | CASE_REPEAT},
+    {"repeat", KEYED, BOTH, LENGTHS_RAGGED, CASE_REPEAT},
+    {"starts", ATTENTION | OPERATION(LSE), BOTH, LENGTHS_RAGGED, CASE_STARTS | CASE_WITH_LSE},
+    {"head_major", KEYED, BOTH, LENGTHS_OFFSET, CASE_HEAD_MAJOR | CASE_WITH_LSE},
+    {"misaligned", KEYED, BOTH, LENGTHS_OFFSET, CASE_MISALIGNED},
+    {"padded", KEYED, BOTH, LENGTHS_OFFSET, CASE_PADDED | CASE_MISALIGNED},
+    {"segments", ATTENTION | OPERATION(LSE), BOTH, LENGTHS_RAGGED, CASE_SEGMENTS | CASE_WITH_LSE},
+    {"segments_alike", ATTENTION, BOTH, LENGTHS_BATCH, CASE_SEGMENTS | CASE_PADDED | CASE_MISALIGNED},
+    {"default_keys", ATTENTION, BOTH, LENGTHS_RAGGED, CASE_DEFAULT_KEYS | CASE_ROOM},
+    {"room", EVERY, BOTH, LENGTHS_OFFSET, CASE_ROOM},
+    {"tight", OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, CASE_TIGHT | CASE_WITH_LSE},
+    {"tight_alike", OPERATION(LAYERS), BOTH, LENGTHS_BATCH, CASE_TIGHT},
+    {"tight_own", OPERATION(LAYERS), BOTH, LENGTHS_OFFSET, CASE_TIGHT | CASE_OWN_MEMORY},
+    {"own_memory", EVERY, BOTH, LENGTHS_RAGGED, CASE_OWN_MEMORY},
+    {"bad_lengths", EVERY, BOTH, LENGTHS_HOLES, CASE_BAD_LENGTHS | CASE_WITH_LSE},
+    {"holes", EVERY, BOTH, LENGTHS_HOLES, CASE_WITH_LSE},
+    {"bad_lists", OPERATION(LISTS), BOTH, LENGTHS_RAGGED, CASE_BAD_LISTS | CASE_WITH_LSE},
+    {"mapped", OPERATION(LISTS), BOTH, LENGTHS_OFFSET, CASE_MAPPED},
+    {"page16", KEYED, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .page_size = 16},
+    {"page16_bad", KEYED, BOTH, LENGTHS_RAGGED, CASE_BAD_PAGES | CASE_WITH_LSE, .page_size = 16},
+    {"page7", KEYED, BOTH, LENGTHS_RAGGED, CASE_PADDED | CASE_MISALIGNED, .page_size = 7},
+    {"page1", KEYED, BOTH, LENGTHS_RAGGED, CASE_WITH_LSE, .page_size = 1, .slow = true},
+    {"page64", KEYED, BOTH, LENGTHS_RAGGED, CASE_HEAD_MAJOR, .page_size = 64, .slow = true},
+    {"page64_bad", KEYED, BOTH, LENGTHS_BATCH, CASE_BAD_PAGES | CASE_WITH_LSE, .page_size = 64, .slow = true},
+    {"nan_q", KEYED, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .nan = CASE_NAN_Q},
+    {"nan_k", KEYED, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .nan = CASE_NAN_K},
+    {"nan_v", ATTENTION, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .nan = CASE_NAN_V},
+    {"coarse", EVERY, BOTH, LENGTHS_OFFSET, .values = CASE_COARSE},
+    {"equal", EVERY, BOTH, LENGTHS_OFFSET, .values = CASE_EQUAL},
+    {"peaked", ATTENTION | OPERATION(LSE), BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .values = CASE_PEAKED},
+    {"special", OPERATION(SELECT), BOTH, LENGTHS_OFFSET, .values = CASE_SPECIAL},
+    {"special_ragged", OPERATION(SELECT), BOTH, LENGTHS_RAGGED, .values = CASE_SPECIAL},
+    {"scale", OPERATION(ATTEND) | OPERATION(SCORES), BOTH, LENGTHS_OFFSET, .scale = 0.03f},
+    {"all_heads", EVERY & ~(OPERATION(ATTEND) | OPERATION(LSE)), BOTH, LENGTHS_RAGGED, CASE_WITH_LSE,
+     .pooling = KAS_POOLING_ALL_HEADS},
+    {"estimated", OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, .normalizer = KAS_NORMALIZER_ESTIMATED},
+    {"estimated_tight", OPERATION(LAYERS), PREFILL, LENGTHS_OFFSET, CASE_TIGHT, .normalizer = KAS_NORMALIZER_ESTIMATED},
+    {"estimated_all", OPERATION(LAYERS), PREFILL, LENGTHS_OFFSET, .normalizer = KAS_NORMALIZER_ESTIMATED,
+     .pooling = KAS_POOLING_ALL_HEADS},
+    {"estimated_page16", OPERATION(LAYERS), PREFILL, LENGTHS_OFFSET, .normalizer = KAS_NORMALIZER_ESTIMATED,
+     .page_size = 16},
+    {"chunks", OPERATION(LAYERS), PREFILL, LENGTHS_CHUNKS, CASE_WITH_LSE},
+    {"resumed", OPERATION(LAYERS), PREFILL, LENGTHS_RESUMED, CASE_PADDED},
+    {"chunks_fixed", OPERATION(LAYERS), PREFILL, LENGTHS_CHUNKS, .topk = {0.1, 16, 8, KAS_TOPK_FIXED}},
+    {"fixed", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_OFFSET, CASE_ROOM,
+     .topk = {0.1, 16, 8, KAS_TOPK_FIXED}},
+    {"final_lens", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, CASE_FINAL_LENS,
+     .topk = {0.1, 16, 8, KAS_TOPK_FIXED}},
+    {"keep_all", EVERY, BOTH, LENGTHS_OFFSET, .topk = {1.0, 1, 1}},
+    {"keep_most", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_OFFSET, .topk = {0.999, 1, 1}},
+    {"keep_one", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_OFFSET, .topk = {1e-9, 1, 1}},
+    {"keep_quarter", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, .topk = {0.25, 3, 1}},
+    {"keep_min", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, .topk = {0.01, 4096, 64}},
+    {"keep_usual", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, .topk = {0.1, 128, 128}},
+    {"together", OPERATION(LAYERS), BOTH, LENGTHS_RAGGED,
+     CASE_STARTS | CASE_PADDED | CASE_MISALIGNED | CASE_WITH_LSE | CASE_ROOM | CASE_SEGMENTS},
+};
+
+/* ---- Lengths --------------------------------------------------------------------------------------------------- */
+
+static void add_sequence(conformance_case *c, uint32_t queries, uint32_t keys)
+{
+    c->q_len[c->batch] = queries;
+    c->kv_len[c->batch] = keys;
+    c->batch++;
+}
+
+static void set_prefill(conformance_case *c, lengths chosen)
+{
+    uint32_t tile = c->tile, text = 299 + 2 * tile;
+    switch (chosen) {
+    case LENGTHS_PLAIN:
+        add_sequence(c, text, text);
+        break;
+    case LENGTHS_OFFSET:
+        add_sequence(c, 97, 97 + 5 * tile + 14);
+        add_sequence(c, 97, 97 + 5 * tile + 14);
+        break;
+    case LENGTHS_BATCH:
+        for (int i = 0; i < 3; i++)
+            add_sequence(c, 65, 65 + 4 * tile);
+        break;
+    case LENGTHS_RAGGED:
+        add_sequence(c, tile + 1, tile + 1);
+        add_sequence(c, 1, 257);
+        add_sequence(c, 0, 19);
+        add_sequence(c, 2 * tile, 2 * tile + 333);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 31, 799);
+        break;
+    case LENGTHS_HOLES:
+        add_sequence(c, 33, 33 + 3 * tile);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 5, 300);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 0, 0);
+        break;
+    case LENGTHS_ONE:
+        add_sequence(c, 1, 1);
+        break;
+    case LENGTHS_LONG:
+        add_sequence(c, 1, 1023);
+        break;
+    case LENGTHS_CHUNKS:
+        add_sequence(c, 7 * tile + 9, 7 * tile + 9);
+        add_sequence(c, 7 * tile + 9, 7 * tile + 9);
+        c->chunk = 2 * tile;
+        break;
+    case LENGTHS_RESUMED:
+        add_sequence(c, 3 * tile + 5, 9 * tile + 5);
+        c->chunk = 2 * tile;
+        break;
+    }
+}
+
+static void set_decode(conformance_case *c, lengths chosen)
+{
+    switch (chosen) {
+    case LENGTHS_PLAIN:
+        add_sequence(c, 1, 1023);
+        break;
+    case LENGTHS_OFFSET:
+        add_sequence(c, 3, 500);
+        add_sequence(c, 3, 500);
+        break;
+    case LENGTHS_BATCH:
+        for (int i = 0; i < 3; i++)
+            add_sequence(c, 1, 289);
+        break;
+    case LENGTHS_RAGGED:
+        add_sequence(c, 1, 1);
+        add_sequence(c, 3, 33);
+        add_sequence(c, 0, 40);
+        add_sequence(c, 8, 799);
+        add_sequence(c, 1, 1023);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 2, 31);
+        break;
+    case LENGTHS_HOLES:
+        add_sequence(c, 1, 333);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 2, 300);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 0, 0);
+        break;
+    case LENGTHS_ONE:
+        add_sequence(c, 1, 1);
+        break;
+    default:
+        add_sequence(c, 1, 4099);
+        break;
+    }
+}
+
+/* ---- Names and seeds ------------------------------------------------------------------------------------------- */
+
+static const char *operation_name(case_operation operation)
+{
+    static const char *const names[] = {"attend", "lse", "scores", "select", "lists", "layers", "far"};
+    return names[operation];
+}
+
+static void set_name(conformance_case *c, const char *variation_name)
+{
+    snprintf(c->name, sizeof(c->name), "%s/%s/%s/d%u_g%u_r%u_t%u/%s", operation_name(c->operation),
+             c->phase == KAS_PHASE_PREFILL ? "prefill" : "decode", storage_name(c->dtype), c->head_dim, c->kv_heads,
+             c->group, c->tile, variation_name);
+}
+
+/* From the name, so that a case has the same numbers whichever others run. */
+static uint64_t seed_of(const char *name, uint64_t seed)
+{
+    storage_random random = {seed};
+    for (; *name; name++) {
+        random.state ^= (uint64_t)(unsigned char)*name;
+        random.state = storage_random_bits(&random);
+    }
+    return random.state;
+}
+
+/* ---- The list -------------------------------------------------------------------------------------------------- */
+
+typedef struct case_list {
+    conformance_case *cases;
+    uint32_t count, room;
+    uint64_t seed;
+} case_list;
+
+static conformance_case *append(case_list *list)
+{
+    if (list->count == list->room) {
+        uint32_t room = list->room ? 2 * list->room : 256;
+        conformance_case *larger = memory_alloc(room, sizeof(*larger));
+        if (list->count)
+            memcpy(larger, list->cases, list->count * sizeof(*larger));
+        free(list->cases);
+        list->cases = larger;
+        list->room = room;
+    }
+    return &list->cases[list->count++];
+}
+
+static bool is_ragged(lengths chosen)
+{
+    return chosen == LENGTHS_RAGGED || chosen == LENGTHS_HOLES;
+}
+
+static void add_case(case_list *list, const shape *s, kas_dtype dtype, kas_phase phase, case_operation operation,
+                     const variation *v)
+{
+    conformance_case *c = append(list);
+    *c = (conformance_case){
+        .operation = operation,
+        .phase = phase,
+        .dtype = dtype,
+        .kv_heads = s->kv_heads,
+        .group = s->group,
+        .head_dim = s->head_dim,
+        .tile = s->tile,
+        .topk = v->topk.fraction != 0.0 ? v->topk : small_rule,
+        .pooling = v->pooling,
+        .normalizer = v->normalizer,
+        .scale = v->scale,
+        .page_size = v->page_size,
+        .traits = v->traits | (is_ragged(v->lengths) ? CASE_LENS : 0),
+        .values = v->values,
+        .nan = v->nan,
+    };
+    if (phase == KAS_PHASE_PREFILL)
+        set_prefill(c, v->lengths);
+    else
+        set_decode(c, v->lengths);
+    set_name(c, v->name);
+    c->seed = seed_of(c->name, list->seed);
+}
+
+static void add_variations(case_list *list, const shape *s, kas_dtype dtype, const variation *variations, size_t count,
+                           bool quick, bool with_select)
+{
+    for (size_t n = 0; n < count; n++) {
+        const variation *v = &variations[n];
+        for (int operation = CASE_ATTEND; operation <= CASE_LAYERS && !(v->slow && quick); operation++) {
+            if (!(v->operations & 1u << operation) || (operation == CASE_SELECT && !with_select))
+                continue;
+            for (int phase = KAS_PHASE_PREFILL; phase <= KAS_PHASE_DECODE; phase++)
+                if (v->phases & 1u << phase)
+                    add_case(list, s, dtype, (kas_phase)phase, (case_operation)operation, v);
+        }
+    }
+}
+
+/* Elements beyond 2^32: sequences of a contiguous cache, and pages. */
+static void add_far(case_list *list)
+{
+    for (int paged = 0; paged <= 1; paged++) {
+        conformance_case *c = append(list);
+        *c = (conformance_case){.operation = CASE_FAR, .phase = KAS_PHASE_DECODE, .dtype = KAS_DTYPE_F16,
+                                .kv_heads = 2, .group = 4, .head_dim = 128, .tile = 32, .topk = small_rule,
+                                .page_size = paged ? 64 : 0};
+        set_name(c, paged ? "page64" : "contiguous");
+        c->seed = seed_of(c->name, list->seed);
+    }
+}
+
+conformance_case *cases_make(bool quick, uint64_t seed, uint32_t *count)
+{
+    static const kas_dtype dtypes[] = {KAS_DTYPE_F32, KAS_DTYPE_F16, KAS_DTYPE_BF16};
+    const shape *shapes = quick ? quick_shapes : full_shapes;
+    size_t shape_count = quick ? sizeof(quick_shapes) / sizeof(shape) : sizeof(full_shapes) / sizeof(shape);
+    case_list list = {.seed = seed};
+    for (size_t s = 0; s < shape_count; s++)
+        for (size_t d = 0; d < 3; d++)
+            add_variations(&list, &shapes[s], dtypes[d], common, sizeof(common) / sizeof(common[0]), quick, true);
+    /* select knows no storage type: its variations run once. */
+    for (size_t d = 0; d < 3; d++)
+        add_variations(&list, &shapes[0], dtypes[d], special, sizeof(special) / sizeof(special[0]), quick, d == 0);
+    if (!quick)
+        add_far(&list);
+    *count = list.count;
+    return list.cases;
+}
+
+const char *const *cases_operations(const conformance_case *c)
+{
+    static const char *const prefill[][6] = {
+        [CASE_ATTEND] = {"attend"},
+        [CASE_LSE] = {"lse"},
+        [CASE_SCORES] = {"lse", "scores"},
+        [CASE_SELECT] = {"select"},
+        [CASE_LISTS] = {"sparse"},
+        [CASE_LAYERS] = {"attend", "lse", "scores", "select", "sparse"},
+    };
+    static const char *const decode[][7] = {
+        [CASE_ATTEND] = {"attend_split", "merge"},
+        [CASE_LSE] = {"logits", "merge"},
+        [CASE_SCORES] = {"logits", "pool"},
+        [CASE_SELECT] = {"select"},
+        [CASE_LISTS] = {"sparse_split", "merge"},
+        [CASE_LAYERS] = {"attend_split", "sparse_split", "merge", "logits", "pool", "select"},
+        [CASE_FAR] = {"sparse_split", "merge"},
+    };
+    return c->phase == KAS_PHASE_PREFILL ? prefill[c->operation] : decode[c->operation];
+}

@@ -1,0 +1,25 @@
+/*
+ * expect.h - what the oracle says of a case, computed when first asked for and kept: the same case runs once for every
+ * variant row. Results that depend on lists which a device chose are not kept here.
+ */
+#ifndef CONFORMANCE_EXPECT_H
+#define CONFORMANCE_EXPECT_H
+
+#include "../cases/data.h"
+
+typedef struct expect_cache expect_cache;
+
+expect_cache *expect_make(const case_data *data);
+void expect_free(expect_cache *cache);
+
+/* Dense attention and exact log-sum-exp of sequence b. */
+const oracle_output *expect_dense(expect_cache *cache, uint32_t call, uint32_t layer, uint32_t b);
+
+/* Pooled scores of a tile's candidates, normalised over all causal keys; NULL where a NaN reaches the row. */
+const double *expect_scores(expect_cache *cache, uint32_t call, uint32_t layer, uint32_t b, uint32_t row,
+                            uint32_t tile);
+
+/* Whether a NaN may reach list row `row` of sequence b. */
+bool expect_row_is_dirty(const case_data *data, uint32_t b, uint32_t row);
+
+#endif

@@ -1,0 +1,306 @@
+/* oracle.c - the plain computations. Loops are kept as the definition reads, not as a machine would like them. */
+#include "oracle.h"
+
+#include "memory.h"
+
+#include <math.h>
+#include <string.h>
+
+static double dot_exact(const float *a, const float *b, uint32_t n)
+{
+    double sum[4] = {0, 0, 0, 0};
+    uint32_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (uint32_t lane = 0; lane < 4; lane++)
+            sum[lane] += (double)a[i + lane] * b[i + lane];
+    for (; i < n; i++)
+        sum[0] += (double)a[i] * b[i];
+    return sum[0] + sum[1] + sum[2] + sum[3];
+}
+
+static float dot_plain(const float *a, const float *b, uint32_t n)
+{
+    float sum = 0.0f;
+    for (uint32_t i = 0; i < n; i++)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+uint32_t oracle_topk(const kas_topk *topk, uint32_t n, uint32_t final_len)
+{
+    if (topk->fraction >= 1.0)
+        return n;
+    uint64_t factor = (uint64_t)ceil(topk->fraction * 4294967296.0);
+    uint64_t length = topk->mode == KAS_TOPK_FIXED ? final_len : n;
+    uint64_t k = length * factor >> 32;
+    if (k < topk->min)
+        k = topk->min;
+    k = (k + topk->round - 1) / topk->round * topk->round;
+    return k < n ? (uint32_t)k : n;
+}
+
+uint32_t oracle_tile_of(const oracle_rule *rule, const oracle_sequence *sequence, uint32_t query)
+{
+    if (rule->phase == KAS_PHASE_DECODE)
+        return 0;
+    uint32_t offset = sequence->keys - sequence->queries;
+    return (offset + query) / rule->tile - offset / rule->tile;
+}
+
+uint32_t oracle_tile_count(const oracle_rule *rule, const oracle_sequence *sequence)
+{
+    return sequence->queries ? oracle_tile_of(rule, sequence, sequence->queries - 1) + 1 : 0;
+}
+
+oracle_tile oracle_tile_at(const oracle_rule *rule, const oracle_sequence *sequence, uint32_t u)
+{
+    oracle_tile tile = {0, sequence->queries, 0, 0, 0};
+    uint32_t offset = sequence->keys - sequence->queries;
+    if (rule->phase == KAS_PHASE_DECODE) {
+        tile.start = sequence->queries == 1 ? sequence->keys : offset;
+    } else {
+        while (oracle_tile_of(rule, sequence, tile.begin) < u)
+            tile.begin++;
+        while (oracle_tile_of(rule, sequence, tile.end - 1) > u)
+            tile.end--;
+        tile.start = (offset + tile.begin) / rule->tile * rule->tile;
+    }
+    tile.candidates = tile.start;
+    tile.keep = oracle_topk(&rule->topk, tile.candidates, sequence->final_len);
+    return tile;
+}
+
+oracle_lists oracle_lists_make(uint32_t rows, uint32_t tiles, uint32_t width)
+{
+    oracle_lists lists = {rows, tiles, width, NULL, NULL};
+    lists.count = memory_alloc((size_t)rows * tiles, sizeof(uint32_t));
+    lists.entries = memory_alloc((size_t)rows * tiles * width, sizeof(int32_t));
+    return lists;
+}
+
+void oracle_lists_free(oracle_lists *lists)
+{
+    free(lists->count);
+    free(lists->entries);
+    lists->count = NULL;
+    lists->entries = NULL;
+}
+
+int32_t *oracle_list(const oracle_lists *lists, uint32_t row, uint32_t tile)
+{
+    return lists->entries + ((size_t)row * lists->tiles + tile) * lists->width;
+}
+
+/* Everything that the computation of one query row needs. */
+typedef struct query_row {
+    const oracle_rule *rule;
+    const oracle_sequence *sequence;
+    kas_dtype dtype;
+    uint32_t query, head;
+    uint32_t *keys; /* positions it attends to */
+    uint32_t count;
+    double *weights;      /* [count] */
+    float *plain_weights; /* [count] */
+    double *out;          /* [head_dim] */
+    float *plain_out;     /* [head_dim] */
+} query_row;
+
+static const float *query_of(const oracle_rule *rule, const oracle_sequence *sequence, uint32_t i, uint32_t h)
+{
+    return sequence->q + ((size_t)i * rule->heads + h) * rule->head_dim;
+}
+
+static const float *row_of(const oracle_rule *rule, const float *kv, uint32_t j, uint32_t g)
+{
+    return kv + ((size_t)j * rule->kv_heads + g) * rule->head_dim;
+}
+
+static void add_key(query_row *row, uint32_t j)
+{
+    if (!row->sequence->absent || !row->sequence->absent[j])
+        row->keys[row->count++] = j;
+}
+
+/* The set that the row attends to: all causal keys, or list `list_row` of the query's tile and the tile's own keys. */
+static void gather_keys(query_row *row, const oracle_lists *lists, uint32_t list_row)
+{
+    const oracle_sequence *s = row->sequence;
+    uint32_t last = s->keys - s->queries + row->query;
+    uint32_t own = 0;
+    row->count = 0;
+    if (lists) {
+        uint32_t u = oracle_tile_of(row->rule, s, row->query);
+        const int32_t *list = oracle_list(lists, list_row, u);
+        for (uint32_t n = 0; n < lists->count[(size_t)list_row * lists->tiles + u]; n++)
+            add_key(row, (uint32_t)list[n]);
+        own = oracle_tile_at(row->rule, s, u).start;
+    }
+    for (uint32_t j = own; j <= last; j++)
+        add_key(row, j);
+}
+
+static double attend_exact(query_row *row)
+{
+    const oracle_rule *rule = row->rule;
+    uint32_t g = row->head / (rule->heads / rule->kv_heads);
+    const float *q = query_of(rule, row->sequence, row->query, row->head);
+    double most = -INFINITY, sum = 0.0;
+    memset(row->out, 0, rule->head_dim * sizeof(double));
+    for (uint32_t n = 0; n < row->count; n++) {
+        row->weights[n] = rule->scale * dot_exact(q, row_of(rule, row->sequence->k, row->keys[n], g), rule->head_dim);
+        most = fmax(most, row->weights[n]);
+    }
+    for (uint32_t n = 0; n < row->count; n++) {
+        const float *v = row_of(rule, row->sequence->v, row->keys[n], g);
+        double weight = exp(row->weights[n] - most);
+        sum += weight;
+        for (uint32_t d = 0; d < rule->head_dim; d++)
+            row->out[d] += weight * v[d];
+    }
+    if (row->count == 0)
+        return -INFINITY;
+    for (uint32_t d = 0; d < rule->head_dim; d++)
+        row->out[d] /= sum;
+    return most + log(sum);
+}
+
+static float attend_plain(query_row *row)
+{
+    const oracle_rule *rule = row->rule;
+    uint32_t g = row->head / (rule->heads / rule->kv_heads);
+    const float *q = query_of(rule, row->sequence, row->query, row->head);
+    float most = -INFINITY, sum = 0.0f;
+    memset(row->plain_out, 0, rule->head_dim * sizeof(float));
+    for (uint32_t n = 0; n < row->count; n++) {
+        const float *k = row_of(rule, row->sequence->k, row->keys[n], g);
+        row->plain_weights[n] = (float)rule->scale * dot_plain(q, k, rule->head_dim);
+        most = fmaxf(most, row->plain_weights[n]);
+    }
+    for (uint32_t n = 0; n < row->count; n++) {
+        const float *v = row_of(rule, row->sequence->v, row->keys[n], g);
+        float weight = expf(row->plain_weights[n] - most);
+        float rounded = storage_round(row->dtype, weight);
+        sum += weight;
+        for (uint32_t d = 0; d < rule->head_dim; d++)
+            row->plain_out[d] += rounded * v[d];
+    }
+    if (row->count == 0)
+        return -INFINITY;
+    for (uint32_t d = 0; d < rule->head_dim; d++)
+        row->plain_out[d] = storage_round(row->dtype, row->plain_out[d] / sum);
+    return most + logf(sum);
+}
+
+static void measure(oracle_output *output, const query_row *row, double lse, float plain_lse)
+{
+    for (uint32_t d = 0; d < row->rule->head_dim; d++) {
+        output->out_error = fmax(output->out_error, fabs(row->plain_out[d] - row->out[d]));
+        output->out_most = fmax(output->out_most, fabs(row->out[d]));
+    }
+    if (row->count > 0) {
+        output->lse_error = fmax(output->lse_error, fabs(plain_lse - lse));
+        output->lse_most = fmax(output->lse_most, fabs(lse));
+    }
+}
+
+oracle_output oracle_attend(const oracle_rule *rule, const oracle_sequence *sequence, kas_dtype dtype,
+                            const oracle_lists *lists, const uint32_t *list_rows, const bool *dirty)
+{
+    oracle_output output = {0};
+    size_t rows = (size_t)sequence->queries * rule->heads;
+    output.out = memory_alloc(rows * rule->head_dim, sizeof(double));
+    output.lse = memory_alloc(rows, sizeof(double));
+    query_row row = {rule, sequence, dtype, 0, 0, NULL, 0, NULL, NULL, NULL, NULL};
+    row.keys = memory_alloc(sequence->keys * 2u, sizeof(uint32_t));
+    row.weights = memory_alloc(sequence->keys * 2u, sizeof(double));
+    row.plain_weights = memory_alloc(sequence->keys * 2u, sizeof(float));
+    row.plain_out = memory_alloc(rule->head_dim, sizeof(float));
+    for (row.query = 0; row.query < sequence->queries; row.query++) {
+        for (row.head = 0; row.head < rule->heads; row.head++) {
+            uint32_t g = row.head / (rule->heads / rule->kv_heads);
+            if (dirty && dirty[g])
+                continue;
+            size_t at = (size_t)row.query * rule->heads + row.head;
+            row.out = output.out + at * rule->head_dim;
+            gather_keys(&row, lists, list_rows ? list_rows[g] : g);
+            output.lse[at] = attend_exact(&row);
+            measure(&output, &row, output.lse[at], attend_plain(&row));
+        }
+    }
+    free(row.keys);
+    free(row.weights);
+    free(row.plain_weights);
+    free(row.plain_out);
+    return output;
+}
+
+void oracle_output_free(oracle_output *output)
+{
+    free(output->out);
+    free(output->lse);
+    output->out = NULL;
+    output->lse = NULL;
+}
+
+void oracle_pool(const oracle_rule *rule, const oracle_sequence *sequence, const oracle_tile *tile, uint32_t row,
+                 const double *lse, bool clamped, double *scores)
+{
+    uint32_t group = rule->heads / rule->kv_heads;
+    uint32_t first = rule->all_heads ? 0 : row * group;
+    uint32_t end = rule->all_heads ? rule->heads : first + group;
+    uint32_t offset = sequence->keys - sequence->queries;
+    for (uint32_t j = 0; j < tile->candidates; j++) {
+        scores[j] = 0.0;
+        if (sequence->absent && sequence->absent[j])
+            continue;
+        for (uint32_t i = tile->begin; i < tile->end; i++) {
+            for (uint32_t h = first; h < end && j <= offset + i; h++) {
+                double normaliser = lse[(size_t)i * rule->heads + h];
+                const float *k = row_of(rule, sequence->k, j, h / group);
+                double logit = rule->scale * dot_exact(query_of(rule, sequence, i, h), k, rule->head_dim);
+                double weight = normaliser == -INFINITY ? 0.0 : exp(logit - normaliser);
+                scores[j] += clamped ? fmin(4.0, weight) : weight;
+            }
+        }
+    }
+}
+
+bool oracle_before(double a, uint32_t i, double b, uint32_t j)
+{
+    if (isnan(a) != isnan(b))
+        return isnan(b);
+    if (isnan(a) || a == b)
+        return i < j;
+    return a > b;
+}
+
+typedef struct ranked {
+    double score;
+    uint32_t position;
+} ranked;
+
+static int compare_ranks(const void *a, const void *b)
+{
+    const ranked *x = a, *y = b;
+    if (x->position == y->position)
+        return 0;
+    return oracle_before(x->score, x->position, y->score, y->position) ? -1 : 1;
+}
+
+static int compare_positions(const void *a, const void *b)
+{
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+void oracle_select(const double *scores, uint32_t n, uint32_t keep, int32_t *selected)
+{
+    ranked *ranks = memory_alloc(n, sizeof(ranked));
+    for (uint32_t j = 0; j < n; j++)
+        ranks[j] = (ranked){scores[j], j};
+    qsort(ranks, n, sizeof(ranked), compare_ranks);
+    for (uint32_t j = 0; j < keep; j++)
+        selected[j] = (int32_t)ranks[j].position;
+    qsort(selected, keep, sizeof(int32_t), compare_positions);
+    free(ranks);
+}
