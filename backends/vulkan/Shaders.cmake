@@ -47,9 +47,9 @@ foreach(line ${check_lines})
 endforeach()
 
 # kascade_shader(kernel [suffix [define...]]): compiles kernels/<kernel>.comp and embeds it as
-# kas_vulkan_<kernel>[_<suffix>].
+# kas_spirv_<kernel>[_<suffix>].
 function(kascade_shader kernel)
-  set(symbol kas_vulkan_${kernel})
+  set(symbol kas_spirv_${kernel})
   set(defines ${kascade_shader_defines})
   if(ARGC GREATER 1)
     set(symbol ${symbol}_${ARGV1})

@@ -1,21 +1,81 @@
 /* variants.c - the rows of this backend, best first within an operation, and the SPIR-V behind each. */
 #include "context.h"
 
+#define HALVES (KAS_DTYPE_BIT(KAS_DTYPE_F16) | KAS_DTYPE_BIT(KAS_DTYPE_BF16))
+
 #define DECLARE(symbol)                                                                                                \
-    extern const unsigned char kas_vulkan_##symbol[];                                                                  \
-    extern const size_t kas_vulkan_##symbol##_size;
+    extern const unsigned char kas_spirv_##symbol[];                                                                  \
+    extern const size_t kas_spirv_##symbol##_size;
 
-#define SPIRV(symbol) kas_vulkan_##symbol
-#define SIZE(symbol) &kas_vulkan_##symbol##_size
+#define BUILD(dtype, symbol) .spirv[dtype] = kas_spirv_##symbol, .size[dtype] = &kas_spirv_##symbol##_size
 
-#define EVERY_DTYPE(entry) [KAS_DTYPE_F32] = (entry), [KAS_DTYPE_F16] = (entry), [KAS_DTYPE_BF16] = (entry)
+/* ---- Generic rows: any device, any shape ------------------------------------------------------------------------ */
 
-DECLARE(select)
-static const kas_vulkan_code select_generic = {
-    {EVERY_DTYPE(SPIRV(select))}, {EVERY_DTYPE(SIZE(select))}, 256};
+#define GENERIC_INVOCATIONS 128
+
+/* A kernel that does not see the storage type. */
+#define PLAIN_CODE(op)                                                                                                 \
+    DECLARE(op)                                                                                                        \
+    static const kas_vulkan_code op##_generic = {BUILD(KAS_DTYPE_F32, op), BUILD(KAS_DTYPE_F16, op),                   \
+                                                 BUILD(KAS_DTYPE_BF16, op), .invocations = GENERIC_INVOCATIONS};
+
+/* A kernel with a build for each storage type, those of 16 bits twice. */
+#define TYPED_CODE(op)                                                                                                 \
+    DECLARE(op##_f32)                                                                                                  \
+    DECLARE(op##_f16)                                                                                                  \
+    DECLARE(op##_bf16)                                                                                                 \
+    DECLARE(op##_f16_packed)                                                                                           \
+    DECLARE(op##_bf16_packed)                                                                                          \
+    static const kas_vulkan_code op##_generic = {BUILD(KAS_DTYPE_F32, op##_f32), BUILD(KAS_DTYPE_F16, op##_f16),       \
+                                                 BUILD(KAS_DTYPE_BF16, op##_bf16), .invocations = GENERIC_INVOCATIONS};\
+    static const kas_vulkan_code op##_packed = {BUILD(KAS_DTYPE_F16, op##_f16_packed),                                 \
+                                                BUILD(KAS_DTYPE_BF16, op##_bf16_packed),                               \
+                                                .invocations = GENERIC_INVOCATIONS};
+
+PLAIN_CODE(select)
+PLAIN_CODE(pool)
+TYPED_CODE(attend)
+TYPED_CODE(lse)
+TYPED_CODE(scores)
+TYPED_CODE(sparse)
+TYPED_CODE(attend_split)
+TYPED_CODE(sparse_split)
+TYPED_CODE(merge)
+TYPED_CODE(logits)
 
 #define ANY_HEAD_DIM .min_head_dim = 1, .max_head_dim = KAS_MAX_HEAD_DIM, .head_dim_step = 1
 
+#define PLAIN_ROW(number, text, ...)                                                                                   \
+    {.name = #text "_generic", .op = number, .dtypes = KAS_DTYPES_ALL, ANY_HEAD_DIM, .code = &text##_generic, __VA_ARGS__}
+
+/* f32 asks nothing of the device, 16-bit types want them in storage buffers or go by words. */
+#define TYPED_ROWS(number, text, ...)                                                                                  \
+    {.name = #text "_generic",                                                                                         \
+     .op = number,                                                                                                     \
+     .dtypes = KAS_DTYPE_BIT(KAS_DTYPE_F32),                                                                           \
+     ANY_HEAD_DIM,                                                                                                     \
+     .code = &text##_generic,                                                                                          \
+     __VA_ARGS__},                                                                                                     \
+        {.name = #text "_generic16",                                                                                   \
+         .op = number,                                                                                                 \
+         .dtypes = HALVES,                                                                                             \
+         ANY_HEAD_DIM,                                                                                                 \
+         .needs = KAS_FEATURE_STORAGE16,                                                                               \
+         .code = &text##_generic,                                                                                      \
+         __VA_ARGS__},                                                                                                 \
+    {                                                                                                                  \
+        .name = #text "_packed", .op = number, .dtypes = HALVES, ANY_HEAD_DIM, .code = &text##_packed, __VA_ARGS__     \
+    }
+
 const kas_variant kas_vulkan_variants[] = {
-    {.name = "select_generic", .op = KAS_OP_SELECT, .dtypes = KAS_DTYPES_ALL, ANY_HEAD_DIM, .code = &select_generic},
+    TYPED_ROWS(KAS_OP_ATTEND, attend, .block_queries = 16, .per_head = true),
+    TYPED_ROWS(KAS_OP_LSE, lse, .block_queries = 16, .per_head = true),
+    TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
+    PLAIN_ROW(KAS_OP_SELECT, select),
+    TYPED_ROWS(KAS_OP_SPARSE, sparse, .block_queries = 16, .per_head = true),
+    TYPED_ROWS(KAS_OP_ATTEND_SPLIT, attend_split),
+    TYPED_ROWS(KAS_OP_SPARSE_SPLIT, sparse_split),
+    TYPED_ROWS(KAS_OP_MERGE, merge),
+    TYPED_ROWS(KAS_OP_LOGITS, logits),
+    PLAIN_ROW(KAS_OP_POOL, pool, .block_keys = GENERIC_INVOCATIONS),
 };

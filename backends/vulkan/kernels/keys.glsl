@@ -1,0 +1,86 @@
+/*
+ * keys.glsl - which keys a work group visits and where their rows lie: a range of positions, or a list followed by own
+ * keys. Kernels that read lists define KAS_LISTS. After common.glsl and element.glsl.
+ */
+KAS_READ(KAS_SLOT_K, KAS_ELEMENT, k_data)
+KAS_READ(KAS_SLOT_PAGES, int, pages)
+#ifdef KAS_VALUES
+KAS_READ(KAS_SLOT_V, KAS_ELEMENT, v_data)
+#endif
+#ifdef KAS_LISTS
+KAS_READ(KAS_SLOT_LISTS, int, lists)
+#endif
+
+/* Entries begin .. end - 1 of: list_count entries of a list, then positions from own_begin on. */
+struct key_range {
+    uint begin;
+    uint end;
+    uint list_at;
+    uint list_count;
+    uint candidates; /* list entries below this are keys, others are absent */
+    uint own_begin;
+};
+
+key_range positions(uint begin, uint end)
+{
+    return key_range(begin, end, 0u, 0u, 0u, 0u);
+}
+
+/* Part `split` of the entries. */
+key_range split_range(key_range r, uint split)
+{
+    r.begin = kas_min2(split * call.split_keys, r.end);
+    r.end = kas_min2(r.begin + call.split_keys, r.end);
+    return r;
+}
+
+/* The position of an entry, KAS_NONE past the end and for absent ones. */
+uint position_of(key_range r, uint entry)
+{
+    if (entry >= r.end)
+        return KAS_NONE;
+#ifdef KAS_LISTS
+    if (entry < r.list_count) {
+        int listed = lists[r.list_at + entry];
+        if (listed >= 0 && uint(listed) < r.candidates)
+            return uint(listed);
+        if (listed != -1 && has_flag(KAS_CALL_LISTS_GIVEN))
+            report(KAS_CHECK_LIST);
+        return KAS_NONE;
+    }
+#endif
+    return r.own_begin + (entry - r.list_count);
+}
+
+/* Where a key lies: sequence or page, and token within it. */
+struct key_place {
+    bool present;
+    uint outer;
+    uint token;
+};
+
+key_place place_of(uint position)
+{
+    key_place p = key_place(position != KAS_NONE, gl_WorkGroupID.z, position);
+    if (PAGE_SIZE == 0u || !p.present)
+        return p;
+    const uint size = PAGE_SIZE == 0u ? 1u : PAGE_SIZE;
+    int page = pages[sequence_index() * call.page_table_stride + position / size];
+    p.present = page >= 0 && uint(page) < call.page_count;
+    p.outer = uint(page);
+    p.token = position % size;
+    if (!p.present)
+        report(KAS_CHECK_PAGE);
+    return p;
+}
+
+/* The first element of the key's, and of the value's, row. */
+uint k_row(key_place p, uint kv_head)
+{
+    return call.k_base + p.outer * call.k_stride_seq + p.token * call.k_stride_token + kv_head * call.k_stride_head;
+}
+
+uint v_row(key_place p, uint kv_head)
+{
+    return call.v_base + p.outer * call.v_stride_seq + p.token * call.v_stride_token + kv_head * call.v_stride_head;
+}
