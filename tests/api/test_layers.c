@@ -1,6 +1,7 @@
 /*
- * test_layers.c - layers by role on the CPU device, each instruction set forced in turn, against the double-precision
- * oracle: dense outputs, published lists, and attention over them through head maps, in prefill and decode.
+ * test_layers.c - layers by role on every device, on the CPU with each instruction set forced in turn, against the
+ * double-precision oracle: dense outputs, published lists, and attention over them through head maps, in prefill and
+ * decode, for every storage type.
  */
 #include "../conformance/oracle.h"
 
@@ -39,29 +40,68 @@ static float next_value(uint64_t *state)
     return sum * 1.7f;
 }
 
-static kas_buffer *make_buffer(kas_context *context, size_t floats, float **values)
+/* A tensor on the device, guarded behind its end, with the values its storage type holds on the host. */
+typedef struct tensor {
+    kas_buffer *buffer;
+    kas_dtype dtype;
+    size_t count;
+    unsigned char *bytes; /* count elements and GUARD bytes, as the device stores them */
+    float *values;
+} tensor;
+
+#define check(call)                                                                                                    \
+    do {                                                                                                               \
+        if ((call) != KAS_OK)                                                                                          \
+            fail_msg("%s: %s", #call, kas_last_error());                                                               \
+    } while (0)
+
+static size_t tensor_bytes(const tensor *t)
 {
-    kas_buffer *buffer = NULL;
-    assert_int_equal(kas_buffer_create(context, (floats + GUARD) * sizeof(float), &buffer), KAS_OK);
-    *values = kas_buffer_host(buffer);
-    memset(*values, POISON, (floats + GUARD) * sizeof(float));
-    return buffer;
+    return (t->count * storage_size(t->dtype) + GUARD + 3) / 4 * 4;
 }
 
-static void fill_random(float *values, size_t count, uint64_t seed)
+static void tensor_upload(tensor *t, kas_stream *stream)
 {
-    for (size_t i = 0; i < count; i++)
-        values[i] = next_value(&seed);
+    check(kas_buffer_write(stream, t->buffer, 0, t->bytes, tensor_bytes(t)));
 }
 
-static void check_output(const oracle_output *expected, const float *out, size_t count)
+static tensor tensor_make(kas_context *context, kas_stream *stream, kas_dtype dtype, size_t count, uint64_t seed)
+{
+    tensor t = {.dtype = dtype, .count = count};
+    t.bytes = malloc(tensor_bytes(&t));
+    t.values = malloc(count * sizeof(float));
+    memset(t.bytes, POISON, tensor_bytes(&t));
+    for (size_t i = 0; seed && i < count; i++) {
+        storage_put(dtype, t.bytes, i, next_value(&seed));
+        t.values[i] = storage_get(dtype, t.bytes, i);
+    }
+    check(kas_buffer_create(context, tensor_bytes(&t), &t.buffer));
+    tensor_upload(&t, stream);
+    return t;
+}
+
+static void tensor_download(tensor *t, kas_stream *stream)
+{
+    check(kas_buffer_read(stream, t->buffer, 0, t->bytes, tensor_bytes(t)));
+    for (size_t i = 0; i < t->count; i++)
+        t->values[i] = storage_get(t->dtype, t->bytes, i);
+}
+
+static void tensor_free(tensor *t)
+{
+    kas_buffer_destroy(t->buffer);
+    free(t->bytes);
+    free(t->values);
+}
+
+static void check_output(const oracle_output *expected, const tensor *out)
 {
     double bound = 2 * expected->out_error + 1e-5 * expected->out_most;
-    for (size_t i = 0; i < count; i++)
-        if (!(fabs(out[i] - expected->out[i]) <= bound))
-            fail_msg("element %zu is %g, the oracle's %g, bound %g", i, out[i], expected->out[i], bound);
-    for (size_t i = 0; i < GUARD * sizeof(float); i++)
-        assert_int_equal(((const unsigned char *)(out + count))[i], POISON);
+    for (size_t i = 0; i < out->count; i++)
+        if (!(fabs(out->values[i] - expected->out[i]) <= bound))
+            fail_msg("element %zu is %g, the oracle's %g, bound %g", i, out->values[i], expected->out[i], bound);
+    for (size_t i = out->count * storage_size(out->dtype); i < tensor_bytes(out); i++)
+        assert_int_equal(out->bytes[i], POISON);
 }
 
 /* Reads a published list into the oracle's form and checks it against the oracle's scores. */
@@ -83,12 +123,11 @@ typedef struct fixture {
     const shape *shape;
     oracle_rule rule;
     oracle_sequence sequence;
-    kas_context *context;
+    kas_dtype dtype;
     kas_stream *stream;
     kas_session *session;
     kas_attention args;
-    float *out;
-    size_t out_count;
+    tensor out;
 } fixture;
 
 static oracle_lists read_lists(fixture *f, bool every_row)
@@ -96,10 +135,12 @@ static oracle_lists read_lists(fixture *f, bool every_row)
     kas_published_lists published = {.struct_size = sizeof(published)};
     assert_int_equal(kas_session_get_lists(f->session, f->shape->phase, &published), KAS_OK);
     assert_true(published.live);
-    const int32_t *entries = (const int32_t *)kas_buffer_host(published.indices.buffer) + published.indices.offset / 4;
+    size_t size = published.rows * published.row_capacity * sizeof(int32_t);
+    int32_t *entries = malloc(size + 1);
+    check(kas_buffer_read(f->stream, published.indices.buffer, published.indices.offset, entries, size));
     uint32_t tiles = oracle_tile_count(&f->rule, &f->sequence);
     oracle_lists lists = oracle_lists_make(KV_HEADS, tiles, f->shape->keys);
-    oracle_output dense = oracle_attend(&f->rule, &f->sequence, KAS_DTYPE_F32, NULL, NULL, NULL);
+    oracle_output dense = oracle_attend(&f->rule, &f->sequence, f->dtype, NULL, NULL, NULL);
     double *scores = malloc(f->shape->keys * sizeof(*scores));
     uint32_t first = (f->shape->keys - f->shape->queries) / f->rule.tile;
     for (uint32_t row = 0; row < (every_row ? KV_HEADS : 1); row++) {
@@ -115,25 +156,27 @@ static oracle_lists read_lists(fixture *f, bool every_row)
         }
     }
     free(scores);
+    free(entries);
     oracle_output_free(&dense);
     return lists;
 }
 
 static void run_layer(fixture *f, uint32_t layer)
 {
-    memset(f->out, POISON, f->out_count * sizeof(float));
+    memset(f->out.bytes, POISON, tensor_bytes(&f->out));
+    tensor_upload(&f->out, f->stream);
     f->args.layer = layer;
     kas_status status = f->shape->phase == KAS_PHASE_DECODE ? kas_decode(f->session, f->stream, &f->args)
                                                             : kas_prefill(f->session, f->stream, &f->args);
     if (status != KAS_OK)
         fail_msg("layer %u: %s", layer, kas_last_error());
+    tensor_download(&f->out, f->stream);
 }
 
-static void check_layer(fixture *f, uint32_t layer, const oracle_lists *lists, const uint32_t *rows)
+static void check_layer(fixture *f, const oracle_lists *lists, const uint32_t *rows)
 {
-    oracle_output expected = oracle_attend(&f->rule, &f->sequence, KAS_DTYPE_F32, lists, rows, NULL);
-    (void)layer;
-    check_output(&expected, f->out, f->out_count);
+    oracle_output expected = oracle_attend(&f->rule, &f->sequence, f->dtype, lists, rows, NULL);
+    check_output(&expected, &f->out);
     oracle_output_free(&expected);
 }
 
@@ -142,16 +185,16 @@ static void check_plan_layers(fixture *f)
 {
     static const uint32_t one_row[KV_HEADS] = {0, 0}, swapped[KV_HEADS] = {1, 0};
     run_layer(f, 0);
-    check_layer(f, 0, NULL, NULL);
+    check_layer(f, NULL, NULL);
     oracle_lists lists = read_lists(f, false);
     run_layer(f, 1);
-    check_layer(f, 1, &lists, one_row);
+    check_layer(f, &lists, one_row);
     oracle_lists_free(&lists);
     run_layer(f, 2);
     lists = read_lists(f, true);
-    check_layer(f, 2, &lists, NULL);
+    check_layer(f, &lists, NULL);
     run_layer(f, 3);
-    check_layer(f, 3, &lists, swapped);
+    check_layer(f, &lists, swapped);
     oracle_lists_free(&lists);
 }
 
@@ -166,44 +209,42 @@ static kas_plan *make_plan(uint32_t heads)
     return plan;
 }
 
-static void run_shape(kas_context *context, kas_stream *stream, const shape *s)
+static void run_shape(kas_context *context, kas_stream *stream, const shape *s, kas_dtype dtype)
 {
     uint32_t heads = KV_HEADS * s->group;
     size_t q_count = (size_t)s->queries * heads * s->dim, kv_count = (size_t)s->keys * KV_HEADS * s->dim;
-    fixture f = {.shape = s, .context = context, .stream = stream, .out_count = q_count};
-    float *q, *k, *v;
-    kas_buffer *buffers[4] = {make_buffer(context, q_count, &q), make_buffer(context, kv_count, &k),
-                              make_buffer(context, kv_count, &v), make_buffer(context, q_count, &f.out)};
-    fill_random(q, q_count, 1);
-    fill_random(k, kv_count, 2);
-    fill_random(v, kv_count, 3);
+    tensor q = tensor_make(context, stream, dtype, q_count, 1), k = tensor_make(context, stream, dtype, kv_count, 2);
+    tensor v = tensor_make(context, stream, dtype, kv_count, 3);
+    fixture f = {.shape = s, .dtype = dtype, .stream = stream, .out = tensor_make(context, stream, dtype, q_count, 0)};
     f.rule = (oracle_rule){heads, KV_HEADS, s->dim, 32, 1 / sqrt(s->dim), {0.1, 16, 16, KAS_TOPK_ROLLING}, false, s->phase};
-    f.sequence = (oracle_sequence){s->queries, s->keys, s->keys, q, k, v, NULL};
+    f.sequence = (oracle_sequence){s->queries, s->keys, s->keys, q.values, k.values, v.values, NULL};
     f.args = (kas_attention){.struct_size = sizeof(f.args), .queries = s->queries, .keys = s->keys,
-                             .q = {.buffer = buffers[0]}, .k = {.buffer = buffers[1]}, .v = {.buffer = buffers[2]},
-                             .out = {.buffer = buffers[3]}};
+                             .q = {.buffer = q.buffer}, .k = {.buffer = k.buffer}, .v = {.buffer = v.buffer},
+                             .out = {.buffer = f.out.buffer}};
     kas_plan *plan = make_plan(heads);
-    kas_session_desc desc = {.struct_size = sizeof(desc), .plan = plan, .head_dim = s->dim, .dtype = KAS_DTYPE_F32,
+    kas_session_desc desc = {.struct_size = sizeof(desc), .plan = plan, .head_dim = s->dim, .dtype = dtype,
                              .max_queries = s->phase == KAS_PHASE_PREFILL ? s->queries : 0,
                              .max_decode_queries = s->phase == KAS_PHASE_DECODE ? s->queries : 1, .max_keys = s->keys};
-    if (kas_session_create(context, &desc, &f.session) != KAS_OK)
-        fail_msg("%s", kas_last_error());
+    check(kas_session_create(context, &desc, &f.session));
     check_plan_layers(&f);
     kas_session_destroy(f.session);
     kas_plan_destroy(plan);
-    for (int i = 0; i < 4; i++)
-        kas_buffer_destroy(buffers[i]);
+    tensor_free(&q);
+    tensor_free(&k);
+    tensor_free(&v);
+    tensor_free(&f.out);
 }
 
-static void run_variant(const char *variant)
+static void run_device(const char *device, const char *variant)
 {
-    kas_context_desc desc = {.struct_size = sizeof(desc), .device = "cpu", .variant = variant};
+    kas_context_desc desc = {.struct_size = sizeof(desc), .device = device, .variant = variant};
     kas_context *context = NULL;
     kas_stream *stream = NULL;
-    assert_int_equal(kas_context_create(&desc, &context), KAS_OK);
-    assert_int_equal(kas_stream_create(context, &stream), KAS_OK);
+    check(kas_context_create(&desc, &context));
+    check(kas_stream_create(context, &stream));
     for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
-        run_shape(context, stream, &shapes[i]);
+        for (kas_dtype dtype = KAS_DTYPE_F32; dtype <= KAS_DTYPE_BF16; dtype++)
+            run_shape(context, stream, &shapes[i], dtype);
     kas_stream_destroy(stream);
     kas_context_destroy(context);
 }
@@ -219,21 +260,47 @@ static void skip_without(uint64_t feature)
 static void generic_rows(void **state)
 {
     (void)state;
-    run_variant("generic");
+    run_device("cpu", "generic");
 }
 
 static void avx2_rows(void **state)
 {
     (void)state;
     skip_without(KAS_FEATURE_AVX2);
-    run_variant("avx2");
+    run_device("cpu", "avx2");
 }
 
 static void avx512_rows(void **state)
 {
     (void)state;
     skip_without(KAS_FEATURE_AVX512);
-    run_variant("avx512");
+    run_device("cpu", "avx512");
+}
+
+/* Skips a backend that is not part of the build, or one without a device unless the tests install a device for it. */
+static void run_backend(const char *name, bool promised)
+{
+    for (uint32_t i = 0; i < kas_backend_count(); i++) {
+        kas_backend_info info = {.struct_size = sizeof(info)};
+        check(kas_backend_get_info(i, &info));
+        if (strcmp(info.name, name) == 0 && (info.available || promised)) {
+            run_device(name, NULL);
+            return;
+        }
+    }
+    skip();
+}
+
+static void vulkan_device(void **state)
+{
+    (void)state;
+    run_backend("vulkan", true);
+}
+
+static void cuda_device(void **state)
+{
+    (void)state;
+    run_backend("cuda", false);
 }
 
 int main(void)
@@ -242,6 +309,8 @@ int main(void)
         cmocka_unit_test(generic_rows),
         cmocka_unit_test(avx2_rows),
         cmocka_unit_test(avx512_rows),
+        cmocka_unit_test(vulkan_device),
+        cmocka_unit_test(cuda_device),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
