@@ -10,6 +10,7 @@
 #include "core/platform.h"
 #include <kascade/opencl.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 struct kas_backend_context {
@@ -361,12 +362,14 @@ static kas_status make_kernel(kas_backend_context *context, kas_backend_kernel *
 {
     const kas_variant *variant = kernel->variant;
     cl_int error = CL_SUCCESS;
+    char name[64];
     kernel->mutex = kas_mutex_create();
     if (!kernel->mutex)
         return kas_fail_memory();
     KAS_TRY(kas_cl_program_build(context->handle, context->device, &context->cache, variant, kernel->options,
                                  &kernel->program));
-    kernel->handle = kas_cl.CreateKernel(kernel->program, kas_op_name(variant->op), &error);
+    snprintf(name, sizeof(name), "kas_%s", kas_op_name(variant->op)); /* bare, select is a function of OpenCL C */
+    kernel->handle = kas_cl.CreateKernel(kernel->program, name, &error);
     if (!kernel->handle)
         return check(context, error, "creating an OpenCL kernel");
     return check_fit(context, kernel);

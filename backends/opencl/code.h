@@ -11,7 +11,7 @@
 enum { KAS_CL_BY_DTYPE = 1, KAS_CL_BY_HEAD_DIM = 2, KAS_CL_BY_GROUP = 4, KAS_CL_BY_TILE = 8, KAS_CL_BY_PAGE = 16 };
 
 typedef struct kas_cl_code {
-    const unsigned char *text; /* zero-terminated; the kernel in it bears the operation's name */
+    const unsigned char *text; /* zero-terminated; its kernel is named kas_OPERATION */
     uint32_t items;            /* work items a group, KAS_ITEMS in the text */
     uint32_t by;               /* KAS_CL_BY_* */
     const char *options;       /* further ones for the compiler, or NULL */

@@ -64,6 +64,15 @@ static const char *defect_of(cl_device_id device)
     return NULL;
 }
 
+/* A device may be of several kinds. */
+static bool is_listed(cl_device_id device)
+{
+    for (uint32_t i = 0; i < device_count; i++)
+        if (devices[i] == device)
+            return true;
+    return false;
+}
+
 static void add_devices(cl_platform_id platform, cl_device_type kind)
 {
     cl_device_id found[MAX_DEVICES];
@@ -72,7 +81,7 @@ static void add_devices(cl_platform_id platform, cl_device_type kind)
         return;
     for (cl_uint i = 0; i < count && i < MAX_DEVICES; i++) {
         const char *defect = defect_of(found[i]);
-        if (!defect && device_count < MAX_DEVICES) {
+        if (!defect && device_count < MAX_DEVICES && !is_listed(found[i])) {
             devices[device_count++] = found[i];
         } else if (defect) {
             char name[128];

@@ -5,11 +5,14 @@
  */
 #include "common.clh"
 
-#define BINS 256u
+#if KAS_ITEMS != 256
+#error "an item sums up one of 256 bins"
+#endif
+
 #define ENTRIES_AN_ITEM 8u
 
 typedef struct select_memory {
-    kas_u32 bins[BINS]; /* counts, then sums from a bin to the last one */
+    kas_u32 bins[KAS_ITEMS]; /* by digit: counts, then sums from a bin to the last one */
     kas_u32 sums[KAS_ITEMS];
     kas_u32 digit;
     kas_u32 above; /* keys in bins above the digit's */
@@ -21,38 +24,40 @@ typedef struct threshold {
     kas_u32 equal;
 } threshold;
 
-static inline void clear_bins(__local select_memory *m)
+/* Counts the candidates whose key agrees with `found` in the bits of `known`, by the digit at `shift`. */
+static inline void count_digits(__local select_memory *m, const __global float *scores, kas_u32 candidates, kas_u32 found,
+                                kas_u32 known, kas_u32 shift)
 {
+    m->bins[get_local_id(0)] = 0u;
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (kas_u32 bin = get_local_id(0); bin < BINS; bin += KAS_ITEMS)
-        m->bins[bin] = 0u;
+    for (kas_u32 j = get_local_id(0); j < candidates; j += KAS_ITEMS) {
+        kas_u32 key = kas_sort_key(as_uint(scores[j]));
+        if ((key & known) == found)
+            atomic_inc(&m->bins[(key >> shift) & 0xffu]);
+    }
     barrier(CLK_LOCAL_MEM_FENCE);
 }
 
 /* bins[i] becomes the sum of bins i .. 255. */
 static inline void sum_bins(__local select_memory *m)
 {
-    for (kas_u32 distance = 1u; distance < BINS; distance *= 2u) {
-        kas_u32 sums[(BINS + KAS_ITEMS - 1u) / KAS_ITEMS];
+    kas_u32 bin = KAS_U32(get_local_id(0));
+    for (kas_u32 distance = 1u; distance < KAS_ITEMS; distance *= 2u) {
+        kas_u32 other = bin + distance < KAS_ITEMS ? m->bins[bin + distance] : 0u;
         barrier(CLK_LOCAL_MEM_FENCE);
-        for (kas_u32 n = 0u, bin = get_local_id(0); bin < BINS; n++, bin += KAS_ITEMS)
-            sums[n] = m->bins[bin] + (bin + distance < BINS ? m->bins[bin + distance] : 0u);
+        m->bins[bin] += other;
         barrier(CLK_LOCAL_MEM_FENCE);
-        for (kas_u32 n = 0u, bin = get_local_id(0); bin < BINS; n++, bin += KAS_ITEMS)
-            m->bins[bin] = sums[n];
     }
-    barrier(CLK_LOCAL_MEM_FENCE);
 }
 
-/* Finds the bin in which the `wanted`-th largest key lies. */
+/* The bin in which the `wanted`-th largest key lies, and the keys in bins above it. */
 static inline void find_digit(__local select_memory *m, kas_u32 wanted)
 {
-    for (kas_u32 bin = get_local_id(0); bin < BINS; bin += KAS_ITEMS) {
-        kas_u32 above = bin + 1u < BINS ? m->bins[bin + 1u] : 0u;
-        if (m->bins[bin] >= wanted && above < wanted) {
-            m->digit = bin;
-            m->above = above;
-        }
+    kas_u32 bin = KAS_U32(get_local_id(0));
+    kas_u32 above = bin + 1u < KAS_ITEMS ? m->bins[bin + 1u] : 0u;
+    if (m->bins[bin] >= wanted && above < wanted) {
+        m->digit = bin;
+        m->above = above;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
 }
@@ -63,19 +68,15 @@ static inline threshold find_threshold(__local select_memory *m, const __global 
     threshold found;
     found.key = 0u;
     found.equal = keep;
-    for (kas_u32 pass = 0u; pass < 4u; pass++) {
-        kas_u32 shift = 24u - 8u * pass;
-        kas_u32 known = pass == 0u ? 0u : 0xffffffffu << (shift + 8u);
-        clear_bins(m);
-        for (kas_u32 j = get_local_id(0); j < candidates; j += KAS_ITEMS) {
-            kas_u32 key = kas_sort_key(as_uint(scores[j]));
-            if ((key & known) == found.key)
-                atomic_inc(&m->bins[(key >> shift) & 0xffu]);
-        }
+    for (kas_u32 shift = 32u; shift > 0u;) {
+        kas_u32 known = shift == 32u ? 0u : 0xffffffffu << shift;
+        shift -= 8u;
+        count_digits(m, scores, candidates, found.key, known, shift);
         sum_bins(m);
         find_digit(m, found.equal);
         found.key |= m->digit << shift;
         found.equal -= m->above;
+        barrier(CLK_LOCAL_MEM_FENCE);
     }
     return found;
 }
@@ -106,8 +107,8 @@ static inline kas_u32 rank_of(kas_u32 key, kas_u32 least)
     return (key > least ? 1u : 0u) | (key == least ? 0x10000u : 0u);
 }
 
-static inline void write_kept(__local select_memory *m, const __global float *scores, kas_u32 candidates, threshold least,
-                              __global kas_i32 *list)
+static inline void write_kept(__local select_memory *m, const __global float *scores, kas_u32 candidates,
+                              threshold least, __global kas_i32 *list)
 {
     kas_u32 greater = 0u, equal = 0u; /* met in the chunks before */
     for (kas_u32 chunk = 0u; chunk < candidates; chunk += KAS_ITEMS * ENTRIES_AN_ITEM) {
@@ -133,23 +134,27 @@ static inline void write_kept(__local select_memory *m, const __global float *sc
     }
 }
 
-KAS_KERNEL(select, select_memory)
+KAS_KERNEL(kas_select, select_memory)
 {
     kas_u32 y = KAS_U32(get_group_id(1));
     kas_u32 u = w->call.tile_begin + KAS_U32(get_group_id(0));
     kas_sequence s = kas_load_sequence(w);
     kas_tile t = kas_load_tile(w, s, u);
-    if (kas_tile_exists(t)) {
-        __global kas_i32 *list = kas_list_of(w, s, t, u, kas_active_row(w, y));
-        if (kas_tile_is_dense(t)) {
-            for (kas_u32 j = get_local_id(0); j < t.keep; j += KAS_ITEMS)
-                list[j] = KAS_I32(j);
-        } else {
-            const __global float *scores = kas_scores_of(w, KAS_U32(get_num_groups(1)), y, u);
-            write_kept(m, scores, t.candidates, find_threshold(m, scores, t.candidates, t.keep), list);
-        }
-        if (!kas_has(w, KAS_CALL_PACKED))
-            for (kas_u32 n = t.keep + KAS_U32(get_local_id(0)); n < w->call.list_width; n += KAS_ITEMS)
-                list[n] = -1;
+    kas_bool exists = kas_tile_exists(t);
+    __global kas_i32 *list = w->lists;
+    if (exists)
+        list = kas_list_of(w, s, t, u, kas_active_row(w, y));
+    const __global float *scores = kas_scores_of(w, KAS_U32(get_num_groups(1)), y, u);
+    kas_u32 competing = exists && !kas_tile_is_dense(t) ? t.candidates : 0u;
+    if (get_local_id(0) == 0) {
+        m->digit = 0u; /* found anew where something competes */
+        m->above = 0u;
     }
+    write_kept(m, scores, competing, find_threshold(m, scores, competing, t.keep), list);
+    if (exists && competing == 0u)
+        for (kas_u32 j = get_local_id(0); j < t.keep; j += KAS_ITEMS)
+            list[j] = KAS_I32(j);
+    if (exists && !kas_has(w, KAS_CALL_PACKED))
+        for (kas_u32 n = t.keep + KAS_U32(get_local_id(0)); n < w->call.list_width; n += KAS_ITEMS)
+            list[n] = -1;
 }
