@@ -808,22 +808,23 @@ typedef struct fault_target {
     const char *text; /* a plan in the saved form */
     const char *path; /* a file that holds it */
     scratch *folder;  /* where try_save writes */
-    void *result;     /* a handle or text that the call gave */
+    kas_plan *plan;   /* what the call gave */
+    char *formatted;
 } fault_target;
 
 static kas_status try_create(fault_target *target)
 {
-    return kas_plan_create(&target->desc, (kas_plan **)(void *)&target->result);
+    return kas_plan_create(&target->desc, &target->plan);
 }
 
 static kas_status try_parse(fault_target *target)
 {
-    return kas_plan_parse(target->text, strlen(target->text), (kas_plan **)(void *)&target->result);
+    return kas_plan_parse(target->text, strlen(target->text), &target->plan);
 }
 
 static kas_status try_load(fault_target *target)
 {
-    return kas_plan_load(target->path, (kas_plan **)(void *)&target->result);
+    return kas_plan_load(target->path, &target->plan);
 }
 
 /* With a plan of its own, because the allocator only changes while no handle lives. */
@@ -839,7 +840,7 @@ static kas_status with_plan(fault_target *target, kas_status (*use)(fault_target
 static kas_status use_format(fault_target *target, const kas_plan *plan)
 {
     size_t size = 0;
-    return kas_plan_format(plan, (char **)(void *)&target->result, &size);
+    return kas_plan_format(plan, &target->formatted, &size);
 }
 
 static kas_status use_save(fault_target *target, const kas_plan *plan)
@@ -874,13 +875,17 @@ static void fail_in_turn(kas_status (*call)(fault_target *target), fault_target 
         faulty_memory memory = {.until_failure = n};
         const kas_allocator hooks = {&memory, faulty_allocate, faulty_release};
         kas_set_allocator(&hooks);
-        target->result = NULL;
+        target->plan = NULL;
+        target->formatted = NULL;
         kas_status status = call(target);
         assert_int_equal(memory.failed, n < allocations);
         assert_int_equal(status, memory.failed ? KAS_ERROR_OUT_OF_MEMORY : KAS_OK);
-        if (memory.failed)
-            assert_null(target->result);
-        kas_release(target->result);
+        if (memory.failed) {
+            assert_null(target->plan);
+            assert_null(target->formatted);
+        }
+        kas_plan_destroy(target->plan);
+        kas_release(target->formatted);
         assert_int_equal(memory.live, 0);
         kas_set_allocator(NULL);
     }
