@@ -3,9 +3,14 @@
 
 #include "memory.h"
 
+#include <string.h>
+
 typedef struct expectation {
     bool has_dense;
     oracle_output dense;
+    oracle_output sparse;
+    oracle_lists sparse_lists; /* what `sparse` was made from; entries NULL: nothing yet */
+    uint32_t *sparse_rows;
     uint32_t tiles;
     double **scores; /* [rows][tiles], each made when asked for */
 } expectation;
@@ -23,12 +28,21 @@ expect_cache *expect_make(const case_data *data)
     return cache;
 }
 
+static void forget_sparse(expectation *entry)
+{
+    oracle_output_free(&entry->sparse);
+    oracle_lists_free(&entry->sparse_lists);
+    free(entry->sparse_rows);
+    entry->sparse_rows = NULL;
+}
+
 void expect_free(expect_cache *cache)
 {
     const case_data *data = cache->data;
     for (size_t i = 0; i < (size_t)data->calls * data->layers * data->c->batch; i++) {
         expectation *entry = &cache->entries[i];
         oracle_output_free(&entry->dense);
+        forget_sparse(entry);
         for (uint32_t n = 0; entry->scores && n < data->rows * entry->tiles; n++)
             free(entry->scores[n]);
         free(entry->scores);
@@ -54,6 +68,43 @@ const oracle_output *expect_dense(expect_cache *cache, uint32_t call, uint32_t l
         entry->has_dense = true;
     }
     return &entry->dense;
+}
+
+static oracle_lists copy_lists(const oracle_lists *lists)
+{
+    oracle_lists copy = oracle_lists_make(lists->rows, lists->tiles, lists->width);
+    size_t count = (size_t)lists->rows * lists->tiles;
+    memcpy(copy.count, lists->count, count * sizeof(uint32_t));
+    memcpy(copy.entries, lists->entries, count * lists->width * sizeof(int32_t));
+    return copy;
+}
+
+static bool same_lists(const oracle_lists *a, const oracle_lists *b)
+{
+    size_t count = (size_t)a->rows * a->tiles;
+    return a->rows == b->rows && a->tiles == b->tiles && a->width == b->width &&
+           memcmp(a->count, b->count, count * sizeof(uint32_t)) == 0 &&
+           memcmp(a->entries, b->entries, count * a->width * sizeof(int32_t)) == 0;
+}
+
+const oracle_output *expect_sparse(expect_cache *cache, uint32_t call, uint32_t layer, uint32_t b,
+                                   const oracle_lists *lists, const uint32_t *rows)
+{
+    const case_data *data = cache->data;
+    expectation *entry = entry_at(cache, call, layer, b);
+    size_t rows_size = data->c->kv_heads * sizeof(uint32_t);
+    if (entry->sparse_rows && memcmp(entry->sparse_rows, rows, rows_size) == 0 &&
+        same_lists(&entry->sparse_lists, lists))
+        return &entry->sparse;
+    forget_sparse(entry);
+    data_call at = data_call_at(data, call);
+    oracle_sequence s = data_sequence(data, &at, layer, b);
+    entry->sparse =
+        oracle_attend(&data->rule, &s, data->c->dtype, lists, rows, &data->dirty[b * data->c->kv_heads]);
+    entry->sparse_lists = copy_lists(lists);
+    entry->sparse_rows = memory_alloc(rows_size, 1);
+    memcpy(entry->sparse_rows, rows, rows_size);
+    return &entry->sparse;
 }
 
 bool expect_row_is_dirty(const case_data *data, uint32_t b, uint32_t row)

@@ -6,23 +6,34 @@
 #include <math.h>
 #include <string.h>
 
+/* Several sums side by side, so that compilers can keep them in vector registers. */
+#define LANES 8
+
 static double dot_exact(const float *a, const float *b, uint32_t n)
 {
-    double sum[4] = {0, 0, 0, 0};
+    double sums[LANES] = {0}, sum = 0.0;
     uint32_t i = 0;
-    for (; i + 4 <= n; i += 4)
-        for (uint32_t lane = 0; lane < 4; lane++)
-            sum[lane] += (double)a[i + lane] * b[i + lane];
+    for (; i + LANES <= n; i += LANES)
+        for (uint32_t lane = 0; lane < LANES; lane++)
+            sums[lane] += (double)a[i + lane] * b[i + lane];
     for (; i < n; i++)
-        sum[0] += (double)a[i] * b[i];
-    return sum[0] + sum[1] + sum[2] + sum[3];
+        sum += (double)a[i] * b[i];
+    for (uint32_t lane = 0; lane < LANES; lane++)
+        sum += sums[lane];
+    return sum;
 }
 
 static float dot_plain(const float *a, const float *b, uint32_t n)
 {
-    float sum = 0.0f;
-    for (uint32_t i = 0; i < n; i++)
+    float sums[LANES] = {0}, sum = 0.0f;
+    uint32_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (uint32_t lane = 0; lane < LANES; lane++)
+            sums[lane] += a[i + lane] * b[i + lane];
+    for (; i < n; i++)
         sum += a[i] * b[i];
+    for (uint32_t lane = 0; lane < LANES; lane++)
+        sum += sums[lane];
     return sum;
 }
 

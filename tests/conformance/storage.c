@@ -23,29 +23,25 @@ static float float_of_half(uint16_t half)
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
     uint32_t exponent = (half >> 10) & 31u;
     uint32_t fraction = half & 0x3ffu;
-    if (exponent == 31)
-        return float_of(sign | 0x7f800000u | fraction << 13);
-    float magnitude = exponent == 0 ? ldexpf((float)fraction, -24) : ldexpf((float)(fraction | 0x400u), (int)exponent - 25);
-    return sign ? -magnitude : magnitude;
+    if (exponent == 0) {
+        float magnitude = (float)fraction * 0x1p-24f;
+        return sign ? -magnitude : magnitude;
+    }
+    return float_of(sign | (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) | fraction << 13);
 }
 
-/* The multiple of the spacing of halfs around |value| that lies nearest, ties to even by nearbyint's default mode. */
 static uint16_t half_of_float(float value)
 {
-    uint16_t sign = (uint16_t)(bits_of(value) >> 16 & 0x8000u);
-    if (isnan(value))
+    uint32_t bits = bits_of(value);
+    uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
         return (uint16_t)(sign | 0x7e00u);
-    double magnitude = fabs((double)value);
-    if (magnitude == 0.0)
-        return sign;
-    if (magnitude >= 65520.0)
+    if (magnitude >= 0x477ff000u) /* 65520: nearer to infinity than to 65504 */
         return (uint16_t)(sign | 0x7c00u);
-    int exponent = 0;
-    frexp(magnitude, &exponent);
-    int spacing = exponent - 11 < -24 ? -24 : exponent - 11;
-    uint32_t steps = (uint32_t)nearbyint(ldexp(magnitude, -spacing));
-    /* From 1024 steps on, the leading bit counts into the exponent; a carry to 2048 moves it up by itself. */
-    return (uint16_t)(sign | (((uint32_t)(spacing + 24) << 10) + steps));
+    if (magnitude < 0x38800000u) /* below 2^-14 halves are multiples of 2^-24 */
+        return (uint16_t)(sign | (uint32_t)nearbyintf(float_of(magnitude) * 0x1p24f));
+    /* A carry out of the fraction moves the exponent up by itself. */
+    return (uint16_t)(sign | (((magnitude + 0xfffu + (magnitude >> 13 & 1u)) >> 13) - (112u << 10)));
 }
 
 static uint16_t bfloat_of_float(float value)
