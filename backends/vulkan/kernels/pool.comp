@@ -53,11 +53,12 @@ void main()
         return;
     uint j = begin + lane();
     bool mine = j < t.candidates;
-    uint ys = gl_NumWorkGroups.y * session.pool_heads;
+    uint heads = session.pool_heads;
+    uint ys = gl_NumWorkGroups.y * heads;
     uint end = GROUP * call.queries;
     float total = 0.0;
-    for (uint h = 0u; h < session.pool_heads; h++) {
-        uint y = gl_WorkGroupID.y * session.pool_heads + h;
+    for (uint h = 0u; h < heads; h++) {
+        uint y = gl_WorkGroupID.y * heads + h;
         for (uint first = 0u; first < end; first += ROWS) {
             load_lse(ys, y, first, end);
             if (mine)

@@ -86,7 +86,8 @@ void main()
     for (uint i = 0u; i < BLOCKS * KEYS_EACH; i++)
         pooled[i] = 0.0;
     uint row = active_row(gl_WorkGroupID.y);
-    for (uint g = row; g < row + session.pool_heads; g++)
+    uint end = row + session.pool_heads;
+    for (uint g = row; g < end; g++)
         pool_kv_head(s, t, positions(begin, t.candidates), g);
     uint at = ((gl_WorkGroupID.z * gl_NumWorkGroups.y + gl_WorkGroupID.y) * call.tile_count + u) * call.score_stride;
     for (uint b = 0u; b < BLOCKS; b++)
