@@ -97,8 +97,14 @@ bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, u
         sum += sizes[i];
         sequences = kas_max_u32(1, fit(shape->section_limit, sizes[i], sequences));
     }
-    uint64_t padding = 4 * KAS_SECTION_ALIGNMENT;
-    sequences = kas_max_u32(1, fit(capacity > padding ? capacity - padding : 0, sum, sequences));
+    /* Fewer sequences a launch when all do not fit, in pieces of like size: a small last one would leave the device
+       idle. */
+    uint64_t padded = 0, padding = 4 * KAS_SECTION_ALIGNMENT;
+    for (int i = 0; i < 4; i++)
+        padded += kas_round_up(sizes[i] * sequences, KAS_SECTION_ALIGNMENT);
+    if (padded > capacity)
+        sequences = kas_max_u32(1, fit(capacity > padding ? capacity - padding : 0, sum, sequences));
+    sequences = (uint32_t)kas_div_up(batch, kas_div_up(batch, sequences));
     *plan = (kas_scratch_plan){.sequences = sequences, .tiles = 1};
     plan->scores_size = sizes[0] * sequences;
     plan->logits_size = sizes[1] * sequences;

@@ -132,7 +132,7 @@ static kas_status decode_piece(kas_work *work, const kas_piece *piece, void *use
         KAS_TRY(kas_launch_attend_split(work, piece, &c->scratch));
     if (publishes && c->rows != 0) {
         if (!c->all_dense) {
-            KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, c->rows, true));
+            KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, c->rows, true, c->score_stride));
             KAS_TRY(kas_launch_pool(work, piece, &c->scratch, c->layer, c->rows, &c->scores, c->score_stride));
         }
         KAS_TRY(kas_launch_select(work, piece, c->layer, c->rows, &c->scores, c->score_stride, &c->lists));
@@ -244,7 +244,7 @@ static kas_status lse_piece(kas_work *work, const kas_piece *piece, void *user)
     if (work->phase == KAS_PHASE_PREFILL)
         return kas_launch_lse(work, piece, c->layer, &c->lse, NULL);
     uint32_t splits = kas_work_splits(work).splits;
-    KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, work->session->block.list_rows, false));
+    KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, work->session->block.list_rows, false, 0));
     return kas_launch_merge(work, piece, &c->scratch, splits, 0);
 }
 
@@ -267,7 +267,7 @@ static kas_status scores_piece(kas_work *work, const kas_piece *piece, void *use
     const chain *c = user;
     uint32_t rows = work->session->block.list_rows;
     if (work->phase == KAS_PHASE_DECODE) {
-        KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, rows, true));
+        KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, rows, true, c->score_stride));
         return kas_launch_pool(work, piece, &c->scratch, c->layer, rows, &c->scores, c->score_stride);
     }
     KAS_TRY(kas_launch_lse(work, piece, c->layer, &c->lse, NULL));
@@ -312,8 +312,8 @@ kas_status kas_pooled_scores(kas_session *session, kas_stream *stream, kas_phase
     KAS_TRY(check_scores(&work, scores));
     chain c = {.layer = kas_identity_layer(session), .scores = scores->values, .score_stride = scores->stride};
     bool fits;
-    if (phase == KAS_PHASE_DECODE)
-        fits = kas_plan_decode(&session->shape, work.batch, work.queries, work.keys, session->block.list_rows, 0,
+    if (phase == KAS_PHASE_DECODE) /* pool takes one stride for scores and logits: the caller's */
+        fits = kas_plan_decode(&session->shape, work.batch, work.queries, scores->stride, session->block.list_rows, 0,
                                kas_work_splits(&work).splits, session->scratch_size, &c.scratch);
     else
         fits = kas_plan_prefill(&session->shape, work.batch, work.queries, work.keys, work.tiles, 0, true,

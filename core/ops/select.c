@@ -40,7 +40,7 @@ kas_status kas_launch_scores(const kas_work *work, const kas_piece *piece, uint3
 }
 
 kas_status kas_launch_logits(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
-                             uint32_t layer, uint32_t rows, bool store)
+                             uint32_t layer, uint32_t rows, bool store, uint32_t stride)
 {
     kas_splits splits = kas_work_splits(work);
     kas_launch launch = work->base;
@@ -48,7 +48,7 @@ kas_status kas_launch_logits(const kas_work *work, const kas_piece *piece, const
     launch.call.layer = layer;
     launch.call.splits = splits.splits;
     launch.call.split_keys = splits.split_keys;
-    launch.call.score_stride = kas_score_stride(work->keys);
+    launch.call.score_stride = stride;
     if (store)
         kas_bind_scratch(work, &launch, KAS_SLOT_LOGITS, scratch->logits, scratch->logits_size);
     kas_bind_scratch(work, &launch, KAS_SLOT_PART_ML, scratch->part_ml, scratch->part_ml_size);

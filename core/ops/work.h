@@ -100,7 +100,7 @@ kas_status kas_launch_attend_split(const kas_work *work, const kas_piece *piece,
 kas_status kas_launch_sparse_split(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
                                    uint32_t layer, const kas_list_view *lists);
 kas_status kas_launch_logits(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
-                             uint32_t layer, uint32_t rows, bool store);
+                             uint32_t layer, uint32_t rows, bool store, uint32_t stride);
 kas_status kas_launch_pool(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
                            uint32_t layer, uint32_t rows, const kas_slice *scores, uint32_t stride);
 kas_status kas_launch_merge(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
