@@ -337,9 +337,11 @@ static kas_status stream_wait(kas_backend_stream *stream)
 /* The driver copies ordinary host memory before the call returns, but reads page-locked memory later. */
 static bool is_page_locked(const void *data)
 {
-    unsigned type = 0;
-    return kas_cuda.pointer_attribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, (CUdeviceptr)(uintptr_t)data) ==
-           CUDA_SUCCESS;
+    unsigned type = 0; /* stays 0 for memory that the driver does not know */
+    int attribute = CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
+    void *value = &type;
+    kas_cuda.pointer_attributes(1, &attribute, &value, (CUdeviceptr)(uintptr_t)data);
+    return type != 0;
 }
 
 static kas_status write_buffer(kas_backend_stream *stream, kas_backend_buffer *buffer, uint64_t offset,

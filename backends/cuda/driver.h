@@ -74,7 +74,8 @@ enum {
     X(copy_out_now, "cuMemcpyDtoH_v2", (void *target, CUdeviceptr source, size_t bytes))                               \
     X(copy_device, "cuMemcpyDtoDAsync_v2", (CUdeviceptr target, CUdeviceptr source, size_t bytes, CUstream stream))    \
     X(fill, "cuMemsetD8Async", (CUdeviceptr target, unsigned char value, size_t bytes, CUstream stream))               \
-    X(pointer_attribute, "cuPointerGetAttribute", (void *value, int attribute, CUdeviceptr pointer))                   \
+    X(pointer_attributes, "cuPointerGetAttributes",                                                                    \
+      (unsigned count, int *attributes, void **values, CUdeviceptr pointer))                                           \
     X(stream_create, "cuStreamCreate", (CUstream *stream, unsigned flags))                                             \
     X(stream_destroy, "cuStreamDestroy_v2", (CUstream stream))                                                         \
     X(stream_wait, "cuStreamSynchronize", (CUstream stream))                                                           \

@@ -9,6 +9,21 @@
 /* Any dtype, head dimension, group and tile. */
 #define ANY_SHAPE .dtypes = KAS_DTYPES_ALL, .min_head_dim = 1, .max_head_dim = KAS_MAX_HEAD_DIM, .head_dim_step = 1
 
+/* Tuned rows take 16-bit types at the head dimensions that models use: 64, 80 and 96, 128, 256. */
+#define TUNED_DTYPES .dtypes = KAS_DTYPE_BIT(KAS_DTYPE_F16) | KAS_DTYPE_BIT(KAS_DTYPE_BF16)
+#define TUNED_HEAD_DIMS {64, 80, 96, 128, 256}
+
+/* Two entries, because the head dimensions are no single progression. */
+#define SPLIT_MMA_ROWS(row, operation)                                                                                 \
+    SPLIT_MMA_ROW(row, operation, 64, 96, 16), SPLIT_MMA_ROW(row, operation, 128, 256, 128)
+
+#define SPLIT_MMA_ROW(row, operation, least, most, step)                                                               \
+    {                                                                                                                  \
+        .name = #row "_mma", .op = operation, TUNED_DTYPES, .min_head_dim = least, .max_head_dim = most,               \
+        .head_dim_step = step, .needs = KAS_FEATURE_MMA,                                                               \
+        .code = &(const kas_cuda_code) { KAS_CUDA_IMAGE_##row##_mma, #row "_mma", true, TUNED_HEAD_DIMS, {16, 32} }    \
+    }
+
 const kas_variant kas_cuda_variants[] = {
     {.name = "attend_generic", .op = KAS_OP_ATTEND, ANY_SHAPE, .block_queries = 16, .per_head = true,
      .code = GENERIC_CODE(attend)},
@@ -19,10 +34,13 @@ const kas_variant kas_cuda_variants[] = {
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_select, "select_generic"}},
     {.name = "sparse_generic", .op = KAS_OP_SPARSE, ANY_SHAPE, .block_queries = 16, .per_head = true,
      .code = GENERIC_CODE(sparse)},
+    SPLIT_MMA_ROWS(attend_split, KAS_OP_ATTEND_SPLIT),
     {.name = "attend_split_generic", .op = KAS_OP_ATTEND_SPLIT, ANY_SHAPE, .code = GENERIC_CODE(attend_split)},
+    SPLIT_MMA_ROWS(sparse_split, KAS_OP_SPARSE_SPLIT),
     {.name = "sparse_split_generic", .op = KAS_OP_SPARSE_SPLIT, ANY_SHAPE, .code = GENERIC_CODE(sparse_split)},
     {.name = "merge_generic", .op = KAS_OP_MERGE, ANY_SHAPE,
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_merge, "merge_generic", .by_dtype = true}},
+    SPLIT_MMA_ROWS(logits, KAS_OP_LOGITS),
     {.name = "logits_generic", .op = KAS_OP_LOGITS, ANY_SHAPE, .code = GENERIC_CODE(logits)},
     {.name = "pool_generic", .op = KAS_OP_POOL, ANY_SHAPE, .block_keys = 1024,
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_pool, "pool_generic"}},
