@@ -309,18 +309,32 @@ static void add_case(case_list *list, const shape *s, kas_dtype dtype, kas_phase
     c->seed = seed_of(c->name, list->seed);
 }
 
-static void add_variations(case_list *list, const shape *s, kas_dtype dtype, const variation *variations, size_t count,
-                           bool quick, bool with_select)
+static const kas_dtype dtypes[] = {KAS_DTYPE_F32, KAS_DTYPE_F16, KAS_DTYPE_BF16};
+#define DTYPES 3
+
+/* Which storage types a set of variations runs with. */
+typedef enum dtype_choice {
+    DTYPE_EACH,
+    DTYPE_IN_TURN /* one for each case, so that all of them have their share */
+} dtype_choice;
+
+static void add_operation(case_list *list, const shape *s, case_operation operation, const variation *v, size_t turn,
+                          dtype_choice choice)
+{
+    for (size_t phase = KAS_PHASE_PREFILL; phase <= KAS_PHASE_DECODE; phase++)
+        for (size_t d = 0; d < DTYPES && (v->phases & 1u << phase); d++)
+            if (choice == DTYPE_EACH || d == (turn + phase) % DTYPES)
+                add_case(list, s, dtypes[d], (kas_phase)phase, operation, v);
+}
+
+static void add_variations(case_list *list, const shape *s, const variation *variations, size_t count, bool quick,
+                           dtype_choice choice)
 {
     for (size_t n = 0; n < count; n++) {
         const variation *v = &variations[n];
-        for (int operation = CASE_ATTEND; operation <= CASE_LAYERS && !(v->slow && quick); operation++) {
-            if (!(v->operations & 1u << operation) || (operation == CASE_SELECT && !with_select))
-                continue;
-            for (int phase = KAS_PHASE_PREFILL; phase <= KAS_PHASE_DECODE; phase++)
-                if (v->phases & 1u << phase)
-                    add_case(list, s, dtype, (kas_phase)phase, (case_operation)operation, v);
-        }
+        for (size_t operation = CASE_ATTEND; operation <= CASE_LAYERS && !(v->slow && quick); operation++)
+            if (v->operations & 1u << operation)
+                add_operation(list, s, (case_operation)operation, v, n + operation, choice);
     }
 }
 
@@ -339,16 +353,13 @@ static void add_far(case_list *list)
 
 conformance_case *cases_make(bool quick, uint64_t seed, uint32_t *count)
 {
-    static const kas_dtype dtypes[] = {KAS_DTYPE_F32, KAS_DTYPE_F16, KAS_DTYPE_BF16};
     const shape *shapes = quick ? quick_shapes : full_shapes;
     size_t shape_count = quick ? sizeof(quick_shapes) / sizeof(shape) : sizeof(full_shapes) / sizeof(shape);
     case_list list = {.seed = seed};
     for (size_t s = 0; s < shape_count; s++)
-        for (size_t d = 0; d < 3; d++)
-            add_variations(&list, &shapes[s], dtypes[d], common, sizeof(common) / sizeof(common[0]), quick, true);
-    /* select knows no storage type: its variations run once. */
-    for (size_t d = 0; d < 3; d++)
-        add_variations(&list, &shapes[0], dtypes[d], special, sizeof(special) / sizeof(special[0]), quick, d == 0);
+        add_variations(&list, &shapes[s], common, sizeof(common) / sizeof(common[0]), quick, DTYPE_EACH);
+    add_variations(&list, &shapes[0], special, sizeof(special) / sizeof(special[0]), quick,
+                   quick ? DTYPE_IN_TURN : DTYPE_EACH);
     if (!quick)
         add_far(&list);
     *count = list.count;
