@@ -50,9 +50,10 @@ static inline uint16_t half_from_float(float value)
     const uint32_t magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u)
         return (uint16_t)(sign | 0x7e00u | (magnitude >> 13 & 0x3ffu));
-    if (magnitude >= 0x477ff000u) /* 65520: halfway from the greatest half to the next power of two */
+    if (magnitude >= 0x47800000u) /* 65536 */
         return (uint16_t)(sign | 0x7c00u);
-    if (magnitude >= 0x38800000u) /* 2^-14: a carry out of the fraction raises the exponent, as it should */
+    /* From 2^-14. A carry out of the fraction raises the exponent, as it should, up to that of infinity. */
+    if (magnitude >= 0x38800000u)
         return (uint16_t)(sign | (shift_right_rounded(magnitude, 13) - ((127u - 15u) << 10)));
     if (magnitude <= 0x33000000u) /* 2^-25: halfway from zero to the least subnormal */
         return (uint16_t)sign;

@@ -1,0 +1,74 @@
+/* main.c - the `kascade` command: finds the subcommand, prints its failure, returns its exit code. */
+#include "command.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const tool_command *const commands[] = {
+    &command_run,
+    &command_devices,
+    &command_plan,
+    &command_attend,
+    &command_conformance,
+};
+
+#define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "usage: kascade COMMAND [options]\n"
+                 "\n"
+                 "Kascade sparse attention: anchor layers select keys, the layers between them reuse the selection.\n"
+                 "\n"
+                 "commands:\n");
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
+    fprintf(out,
+            "\n"
+            "  --version    the library's version\n"
+            "  --help       this text; kascade COMMAND --help describes a command\n"
+            "\n"
+            "exit codes:\n%s",
+            tool_exit_code_help());
+}
+
+static const tool_command *find_command(const char *name)
+{
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        if (strcmp(commands[i]->name, name) == 0)
+            return commands[i];
+    return NULL;
+}
+
+/* Output lost to a full disk or a closed pipe is a failure like any other. */
+static kas_status finish_output(kas_status status)
+{
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == KAS_OK)
+        return tool_fail(KAS_ERROR_IO, "standard output cannot be written");
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_help(stderr);
+        return tool_exit_code(KAS_ERROR_INVALID_ARGUMENT);
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        print_help(stdout);
+        return tool_exit_code(finish_output(KAS_OK));
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("kascade %s\n", kas_version());
+        return tool_exit_code(finish_output(KAS_OK));
+    }
+    const tool_command *command = find_command(argv[1]);
+    if (!command) {
+        fprintf(stderr, "kascade: there is no command '%.60s' (see kascade --help)\n", argv[1]);
+        return tool_exit_code(KAS_ERROR_INVALID_ARGUMENT);
+    }
+    kas_status status = finish_output(command->run(argc - 1, argv + 1));
+    if (status != KAS_OK)
+        fprintf(stderr, "kascade %s: %s\n", command->name, tool_error());
+    return tool_exit_code(status);
+}
