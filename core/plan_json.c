@@ -326,21 +326,18 @@ static kas_status read_settings(const kas_plan_origin *origin, const cJSON *root
     return KAS_OK;
 }
 
-/* A list of layers; it may not be longer than there are layers. NULL and 0 when absent. */
-static kas_status read_layers(const kas_plan_origin *origin, const char *field, const cJSON *item, uint32_t layers,
-                              uint32_t **values, uint32_t *count)
+/* A list of layers; NULL and 0 when absent. */
+static kas_status read_layers(const kas_plan_origin *origin, const char *field, const cJSON *item, uint32_t **values,
+                              uint32_t *count)
 {
     if (!item)
         return KAS_OK;
     if (!cJSON_IsArray(item))
         return kas_plan_reject(origin, "%s is %s: it must be an array", field, show(item).text);
-    uint32_t entries = (uint32_t)cJSON_GetArraySize(item);
-    if (entries > layers)
-        return kas_plan_reject(origin, "%s has %u entries: there are %u layers", field, entries, layers);
-    *values = kas_alloc(entries, sizeof(**values));
+    *count = (uint32_t)cJSON_GetArraySize(item);
+    *values = kas_alloc(*count, sizeof(**values));
     if (!*values)
         return kas_fail_memory();
-    *count = entries;
     return read_numbers(origin, field, item, *values);
 }
 
@@ -399,11 +396,10 @@ static kas_status read_arrays(const kas_plan_origin *origin, const cJSON *root, 
 {
     if (!find(root, "anchors"))
         return kas_plan_reject(origin, "anchors is missing: layer 0 must be an anchor");
-    KAS_TRY(read_layers(origin, "anchors", find(root, "anchors"), desc->layers, &arrays->anchors,
-                        &desc->anchor_count));
+    KAS_TRY(read_layers(origin, "anchors", find(root, "anchors"), &arrays->anchors, &desc->anchor_count));
     desc->anchors = arrays->anchors;
     KAS_TRY(kas_plan_check_anchors(origin, desc));
-    KAS_TRY(read_layers(origin, "dense_layers", find(root, "dense_layers"), desc->layers, &arrays->dense_layers,
+    KAS_TRY(read_layers(origin, "dense_layers", find(root, "dense_layers"), &arrays->dense_layers,
                         &desc->dense_layer_count));
     KAS_TRY(read_head_map(origin, find(root, "head_map"), desc, &arrays->head_map));
     desc->dense_layers = arrays->dense_layers;

@@ -1,42 +1,178 @@
 #!/usr/bin/env bash
 # check.sh [--full] - installs what is missing, builds, and runs the quick tier of every test, or with --full everything.
-# The last line counts the tests: "N passed, N failed, N skipped".
-set -euo pipefail
+# Each step adds to the counts; the last line is "N passed, N failed, N skipped". A step in which nothing ran has failed,
+# and so has a promised device that is not there.
+set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+passed=0
+failed=0
+not_run=()
+failures=()
+
+# note passed|failed|skipped COUNT NAME: adds to the counts.
+note() {
+    case $1 in
+    passed) passed=$((passed + $2)) ;;
+    failed)
+        failed=$((failed + $2))
+        failures+=("$3")
+        ;;
+    skipped) not_run+=("$3") ;;
+    esac
+}
+
+# step NAME COMMAND...: runs a command that counts as one test.
+step() {
+    local name=$1 begin=$SECONDS
+    shift
+    echo "==== $name"
+    if "$@"; then
+        note passed 1 "$name"
+    else
+        note failed 1 "$name"
+        return 1
+    fi
+    echo "==== $name: $((SECONDS - begin)) s"
+}
+
+# tests NAME FOLDER [CTEST OPTION...]: runs the tier's tests of a build and counts them by ctest's report. A CMocka group
+# counts by its cases, so that a case skipped inside a group is named.
+tests() {
+    local name=$1 folder=$repository/$2 begin=$SECONDS report verdict count what
+    shift 2
+    report=$folder/tests.xml
+    rm -f "$report"
+    echo "==== $name"
+    ctest --test-dir "$folder" -j "$(nproc)" -L "^($tier)\$" --no-tests=error --timeout "$test_limit" \
+        --test-output-size-passed 1000000 --output-on-failure --output-junit "$report" "$@"
+    if ! grep -q '<testcase ' "$report" 2>/dev/null; then
+        note failed 1 "$name: no test ran"
+        return 1
+    fi
+    while read -r verdict count what; do
+        note "$verdict" "$count" "$name: $what"
+    done < <(awk -f "$repository/scripts/count_tests.awk" "$report")
+    echo "==== $name: $((SECONDS - begin)) s"
+}
+
+# conformance DEVICE [FILTER]: a device's rows against the oracle; in the quick tier only the cases that FILTER matches.
+conformance() {
+    local tool=$repository/build/tests/conformance/test_conformance options=(--device "$1" --quick) count what log
+    if [ "$tier" = quick ] && [ -n "${2-}" ]; then
+        options+=(--filter "$2")
+        echo "conformance on $1: reduced to the cases that match $2"
+    fi
+    log=$repository/out/conformance-$1.log
+    mkdir -p "$repository/out"
+    echo "==== conformance on $1"
+    timeout "$test_limit" "$tool" "${options[@]}" >"$log" 2>&1
+    local status=$?
+    tail -n 40 "$log"
+    echo
+    if ! grep -qE '[0-9]+ passed, [0-9]+ failed' "$log"; then
+        note failed 1 "conformance on $1: ended with status $status and no summary, see $log"
+        return 1
+    fi
+    count=$(sed -nE 's/.* ([0-9]+) passed, .*/\1/p' "$log" | tail -n 1)
+    note passed "$count" "conformance on $1"
+    count=$(sed -nE 's/.* ([0-9]+) failed, .*/\1/p' "$log" | tail -n 1)
+    [ "$count" -eq 0 ] && [ "$status" -ne 0 ] && count=1
+    [ "$count" -eq 0 ] || note failed "$count" "conformance on $1: $count failures, see $log"
+    while read -r what; do
+        note skipped 1 "conformance on $1: $what"
+    done < <(sed -nE 's/^(skipped|untested:?) //p' "$log")
+}
+
+# fuzz SECONDS: every fuzz target for its share of the time, from a copy of its seeds.
+fuzz() {
+    local seconds=$1 folder=$repository/out/fuzz targets=() target name
+    if ! command -v clang >/dev/null; then
+        note skipped 1 "fuzzing: clang is not installed"
+        return
+    fi
+    step "fuzz build" build_preset fuzz out/fuzz -DKASCADE_TOOLS=OFF -DKASCADE_EXAMPLES=OFF || return
+    for target in "$folder"/tests/fuzz/fuzz_*; do
+        [ -f "$target" ] && [ -x "$target" ] && targets+=("$target")
+    done
+    if [ ${#targets[@]} -eq 0 ]; then
+        note failed 1 "fuzzing: no target was built"
+        return
+    fi
+    for target in "${targets[@]}"; do
+        name=$(basename "$target")
+        mkdir -p "$folder/corpus/$name"
+        step "$name" "$target" -max_total_time=$((seconds / ${#targets[@]})) -print_final_stats=1 -timeout=20 \
+            -artifact_prefix="$folder/$name-" "$folder/corpus/$name" "$repository/tests/fuzz/corpus/${name#fuzz_}"
+    done
+}
+
+# Unit tests under valgrind, which sees uninitialised reads that the sanitizers do not.
+valgrind_units() {
+    local test found=1
+    for test in "$repository"/build/tests/unit/test_*; do
+        [ -f "$test" ] && [ -x "$test" ] || continue
+        found=0
+        (cd "$(dirname "$test")" && valgrind -q --error-exitcode=9 --leak-check=full \
+            --errors-for-leak-kinds=definite "$test") || return 1
+    done
+    return $found
+}
+
+# The main job as a user runs it; the arguments are those of quickstart.sh.
+main_job() {
+    "$repository/build/kascade" run --model "$repository/models/pico-qwen3" --plan "$repository/plans/pico-qwen3.json" \
+        --context 8192
+}
+
+finish() {
+    local what
+    echo
+    for what in ${not_run[@]+"${not_run[@]}"}; do
+        echo "skipped: $what"
+    done
+    for what in ${failures[@]+"${failures[@]}"}; do
+        echo "FAILED: $what"
+    done
+    [ "$tier" != quick ] ||
+        echo "this was the quick tier: scripts/check.sh --full adds the full tier, thread sanitizer, valgrind, more fuzzing"
+    [ $((passed + failed)) -gt 0 ] || note failed 1 "nothing ran"
+    echo "took $((SECONDS / 60)) min $((SECONDS % 60)) s"
+    echo "$passed passed, $failed failed, ${#not_run[@]} skipped"
+    [ "$failed" -eq 0 ]
+    exit
+}
+
 tier=quick
+test_limit=300
 case "${1-}" in
---full) tier='quick|full' ;;
+--full)
+    tier='quick|full'
+    test_limit=3600
+    ;;
 '') ;;
 *) die "'$1' is not an option; usage: scripts/check.sh [--full]" ;;
 esac
 
-passed=0
-failed=0
-skipped=0
+export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1
+export UBSAN_OPTIONS=print_stacktrace=1
+export LSAN_OPTIONS=suppressions=$repository/tests/build/lsan.supp:print_suppressions=0
 
-# count_tests FOLDER: runs the tier's tests of a build and adds them up; a build in which none ran has failed.
-count_tests() {
-    local folder=$repository/$1 report ran
-    report=$folder/tests.xml
-    (cd "$folder" && ctest -j "$(nproc)" -L "^($tier)\$" --no-tests=error --output-on-failure --output-junit "$report") ||
-        true
-    ran=$(grep -c '<testcase ' "$report" 2>/dev/null) || ran=0
-    [ "$ran" -gt 0 ] || die "no test ran in $1"
-    local lost not_run
-    lost=$(grep -c 'status="fail"' "$report") || true
-    not_run=$(grep -cE 'status="(notrun|disabled)"' "$report") || true
-    grep -E 'status="(notrun|disabled)"' "$report" | sed -E 's/.*name="([^"]*)".*/skipped: \1/' || true
-    passed=$((passed + ran - lost - not_run))
-    failed=$((failed + lost))
-    skipped=$((skipped + not_run))
-}
-
-"$repository/scripts/deps.sh"
-build_preset release build
-count_tests build
-build_preset asan out/asan
-count_tests out/asan
-[ "$tier" != quick ] || echo "this was the quick tier; scripts/check.sh --full runs everything"
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" -eq 0 ]
+"$repository/scripts/deps.sh" || die "the packages above are needed"
+step "release build" build_preset release build -DKASCADE_OPENCL=ON -DKASCADE_VULKAN=ON || finish
+tests "release tests" build -E '^conformance'
+conformance cpu
+# PoCL and lavapipe are slow: their other operations are tested layer by layer in tests/api, and here by --full.
+conformance opencl '^select/'
+conformance vulkan '^select/'
+step "asan build" build_preset asan out/asan -DKASCADE_TOOLS=OFF -DKASCADE_EXAMPLES=OFF &&
+    tests "asan tests" out/asan -R '^(unit|api|fuzz)'
+fuzz 60
+[ ! -x "$repository/build/kascade" ] || step "main job" main_job
+if [ "$tier" != quick ]; then
+    step "tsan build" build_preset tsan out/tsan -DKASCADE_TOOLS=OFF -DKASCADE_EXAMPLES=OFF &&
+        tests "tsan tests" out/tsan -R '^(unit|api)'
+    step "valgrind" valgrind_units
+    fuzz 600
+fi
+finish

@@ -53,7 +53,8 @@ KAS_FN kas_tile kas_tile_prefill(kas_sequence s, kas_u32 u, kas_u32 tile)
     return t;
 }
 
-/* The one tile of a sequence in decode: a single query competes with its own key, several keep theirs. */
+/* The one tile of a sequence in decode: a single query competes with its own key, several keep theirs. Without queries
+   there is no tile, and nothing competes. */
 KAS_FN kas_tile kas_tile_decode(kas_sequence s)
 {
     kas_tile t;
@@ -61,7 +62,7 @@ KAS_FN kas_tile kas_tile_decode(kas_sequence s)
     t.start = s.queries == 1u ? s.keys : s.offset;
     t.query_begin = 0u;
     t.query_end = s.queries;
-    t.candidates = t.start;
+    t.candidates = s.queries == 0u ? 0u : t.start;
     t.keep = 0u;
     return t;
 }
