@@ -21,7 +21,12 @@
     X(pool)                                                                                                            \
     X(attend_split_mma)                                                                                                \
     X(sparse_split_mma)                                                                                                \
-    X(logits_mma)
+    X(logits_mma)                                                                                                      \
+    X(attend_mma)                                                                                                      \
+    X(lse_mma)                                                                                                         \
+    X(scores_mma)                                                                                                      \
+    X(sparse_mma)                                                                                                      \
+    X(select_cluster)
 
 typedef enum kas_cuda_image {
 #define KAS_CUDA_IMAGE_ENUM(name) KAS_CUDA_IMAGE_##name,
@@ -47,7 +52,7 @@ typedef struct kas_cuda_code {
     uint16_t blocks;       /* thread blocks a work group of the grid's x axis (a cluster); 0: 1 */
 } kas_cuda_code;
 
-#define KAS_CUDA_VARIANT_COUNT 16
+#define KAS_CUDA_VARIANT_COUNT 25
 
 /* The rows of this backend, best first within an operation. */
 extern const kas_variant kas_cuda_variants[KAS_CUDA_VARIANT_COUNT];

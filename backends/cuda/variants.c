@@ -24,14 +24,30 @@
         .code = &(const kas_cuda_code) { KAS_CUDA_IMAGE_##row##_mma, #row "_mma", true, TUNED_HEAD_DIMS, {16, 32} }    \
     }
 
+#define PREFILL_MMA_ROWS(row, operation, ...)                                                                          \
+    PREFILL_MMA_ROW(row, operation, 64, 96, 16, __VA_ARGS__), PREFILL_MMA_ROW(row, operation, 128, 256, 128, __VA_ARGS__)
+
+#define PREFILL_MMA_ROW(row, operation, least, most, step, ...)                                                        \
+    {                                                                                                                  \
+        .name = #row "_mma", .op = operation, TUNED_DTYPES, .min_head_dim = least, .max_head_dim = most,               \
+        .head_dim_step = step, .needs = KAS_FEATURE_MMA, __VA_ARGS__,                                                  \
+        .code = &(const kas_cuda_code) { KAS_CUDA_IMAGE_##row##_mma, #row "_mma", true, TUNED_HEAD_DIMS }              \
+    }
+
 const kas_variant kas_cuda_variants[] = {
+    PREFILL_MMA_ROWS(attend, KAS_OP_ATTEND, .per_head = true, .block_queries = 128),
     {.name = "attend_generic", .op = KAS_OP_ATTEND, ANY_SHAPE, .block_queries = 16, .per_head = true,
      .code = GENERIC_CODE(attend)},
+    PREFILL_MMA_ROWS(lse, KAS_OP_LSE, .per_head = true, .block_queries = 128, .no_estimate = true),
     {.name = "lse_generic", .op = KAS_OP_LSE, ANY_SHAPE, .block_queries = 16, .per_head = true,
      .code = GENERIC_CODE(lse)},
+    PREFILL_MMA_ROWS(scores, KAS_OP_SCORES, .block_keys = 2048),
     {.name = "scores_generic", .op = KAS_OP_SCORES, ANY_SHAPE, .block_keys = 128, .code = GENERIC_CODE(scores)},
+    {.name = "select_cluster", .op = KAS_OP_SELECT, ANY_SHAPE, .needs = KAS_FEATURE_WGMMA,
+     .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_select_cluster, "select_cluster", .blocks = 8}},
     {.name = "select_generic", .op = KAS_OP_SELECT, ANY_SHAPE,
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_select, "select_generic"}},
+    PREFILL_MMA_ROWS(sparse, KAS_OP_SPARSE, .block_queries = 0),
     {.name = "sparse_generic", .op = KAS_OP_SPARSE, ANY_SHAPE, .block_queries = 16, .per_head = true,
      .code = GENERIC_CODE(sparse)},
     SPLIT_MMA_ROWS(attend_split, KAS_OP_ATTEND_SPLIT),
@@ -42,6 +58,6 @@ const kas_variant kas_cuda_variants[] = {
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_merge, "merge_generic", .by_dtype = true}},
     SPLIT_MMA_ROWS(logits, KAS_OP_LOGITS),
     {.name = "logits_generic", .op = KAS_OP_LOGITS, ANY_SHAPE, .code = GENERIC_CODE(logits)},
-    {.name = "pool_generic", .op = KAS_OP_POOL, ANY_SHAPE, .block_keys = 1024,
+    {.name = "pool_generic", .op = KAS_OP_POOL, ANY_SHAPE, .block_keys = 4096,
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_pool, "pool_generic"}},
 };

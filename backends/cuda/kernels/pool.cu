@@ -1,11 +1,11 @@
 /*
- * pool.cu - decode: pooled scores of 1,024 keys from their logits and the merged partial sums of the row's query rows.
+ * pool.cu - decode: pooled scores of 4,096 keys from their logits and the merged partial sums of the row's query rows.
  */
 #include "common.cuh"
 
 #define POOL_THREADS 256
-#define POOL_KEYS 1024 /* block_keys of the row */
-#define POOL_SHARE (POOL_KEYS / POOL_THREADS)
+#define POOL_KEYS 4096 /* block_keys of the row */
+#define POOL_QUADS (POOL_KEYS / POOL_THREADS / 4) /* a thread's keys, four neighbours at a time */
 #define POOL_ROWS 64 /* query rows whose log-sum-exp is held at a time */
 
 /* The log-sum-exp of a query row from its partial sums, by one warp. */
@@ -25,6 +25,19 @@ KAS_CU float pool_row_lse(const float *ml, kas_u32 splits)
     return kas_softmax_lse(own);
 }
 
+/* Four neighbouring logits of a row; those past `count` are -inf. */
+KAS_CU float4 pool_load(const float *line, bool aligned, kas_u32 key, kas_u32 count)
+{
+    if (aligned && key + 4u <= count)
+        return *(const float4 *)(line + key);
+    float4 four;
+    four.x = key < count ? line[key] : KAS_NEGATIVE_INFINITY;
+    four.y = key + 1u < count ? line[key + 1u] : KAS_NEGATIVE_INFINITY;
+    four.z = key + 2u < count ? line[key + 2u] : KAS_NEGATIVE_INFINITY;
+    four.w = key + 3u < count ? line[key + 3u] : KAS_NEGATIVE_INFINITY;
+    return four;
+}
+
 KAS_CU void pool_block(const kas_work &w, unsigned char *memory)
 {
     const kas_session_block &session = kas_session_of(w);
@@ -39,35 +52,46 @@ KAS_CU void pool_block(const kas_work &w, unsigned char *memory)
     const kas_u64 first_row = kas_query_row_index(w, heads, blockIdx.y * session.pool_heads, 0u);
     const float *ml = kas_slot<const float>(w, KAS_SLOT_PART_ML) + first_row * w.call.splits * 2;
     const float *logits = kas_slot<const float>(w, KAS_SLOT_LOGITS) + first_row * w.call.score_stride;
-    float sum[POOL_SHARE] = {};
+    const kas_u32 count = kas_min2(t.candidates - begin, POOL_KEYS);
+    const bool aligned = w.call.score_stride % 4u == 0u;
+    float sum[POOL_QUADS][4] = {};
     for (kas_u32 chunk = 0; chunk < rows; chunk += POOL_ROWS) {
-        const kas_u32 count = kas_min2(rows - chunk, POOL_ROWS);
+        const kas_u32 held = kas_min2(rows - chunk, POOL_ROWS);
         __syncthreads();
-        for (kas_u32 row = threadIdx.x / 32; row < count; row += POOL_THREADS / 32) {
+        for (kas_u32 row = threadIdx.x / 32; row < held; row += POOL_THREADS / 32) {
             float found = pool_row_lse(ml + (kas_u64)(chunk + row) * w.call.splits * 2, w.call.splits);
             if (threadIdx.x % 32 == 0)
                 lse[row] = found;
         }
         __syncthreads();
-#pragma unroll 4
-        for (kas_u32 row = 0; row < count; row++) {
+#pragma unroll 2
+        for (kas_u32 row = 0; row < held; row++) {
             if ((chunk + row) % w.call.queries >= s.queries)
                 continue;
             const float *line = logits + (kas_u64)(chunk + row) * w.call.score_stride + begin;
+            const float base = lse[row];
 #pragma unroll
-            for (int x = 0; x < POOL_SHARE; x++) {
-                kas_u32 key = threadIdx.x + x * POOL_THREADS;
-                if (begin + key < t.candidates)
-                    sum[x] += kas_softmax_weight(line[key], lse[row]);
+            for (int x = 0; x < POOL_QUADS; x++) {
+                const float4 four = pool_load(line, aligned, (threadIdx.x + x * POOL_THREADS) * 4u, count);
+                sum[x][0] += kas_softmax_weight(four.x, base);
+                sum[x][1] += kas_softmax_weight(four.y, base);
+                sum[x][2] += kas_softmax_weight(four.z, base);
+                sum[x][3] += kas_softmax_weight(four.w, base);
             }
         }
     }
     float *target = kas_scores_row(w, gridDim.y, blockIdx.y, 0u) + begin;
 #pragma unroll
-    for (int x = 0; x < POOL_SHARE; x++) {
-        kas_u32 key = threadIdx.x + x * POOL_THREADS;
-        if (begin + key < t.candidates)
-            target[key] = sum[x];
+    for (int x = 0; x < POOL_QUADS; x++) {
+        const kas_u32 key = (threadIdx.x + x * POOL_THREADS) * 4u;
+        if (aligned && key + 4u <= count) {
+            *(float4 *)(target + key) = make_float4(sum[x][0], sum[x][1], sum[x][2], sum[x][3]);
+        } else {
+#pragma unroll
+            for (kas_u32 y = 0; y < 4; y++)
+                if (key + y < count)
+                    target[key + y] = sum[x][y];
+        }
     }
 }
 

@@ -1,0 +1,14 @@
+/* lse_mma.cu - log-sum-exp over all causal keys on warp matrix instructions, a query head and 128 query tokens a block. */
+#include "flash_mma.cuh"
+
+template <class S> KAS_CU void lse_mma(const kas_work &w, unsigned char *memory)
+{
+    const kas_sequence s = kas_load_sequence(w);
+    const flash_rows rows = flash_head_rows(w, s);
+    if (rows.count == 0)
+        return;
+    const kas_keys keys = kas_keys_all(kas_causal_keys(s, rows.query + rows.count - 1u));
+    flash_mma<S>(w, memory, s, rows, keys, rows.head / kas_session_of(w).group, true, false);
+}
+
+FLASH_MMA_KERNELS(lse, false, lse_mma)

@@ -1,0 +1,213 @@
+/*
+ * select.cuh - the `keep` candidates of largest score, in ascending position, by one block: three radix passes (11, 11
+ * and 10 bits of the sortable key) find the least kept key and how many equal to it are kept, a last pass writes the
+ * list.
+ */
+#ifndef KAS_CUDA_SELECT_CUH
+#define KAS_CUDA_SELECT_CUH
+
+#include "common.cuh"
+
+#define SELECT_THREADS 512
+#define SELECT_WARPS (SELECT_THREADS / 32)
+#define SELECT_BINS 2048
+#define SELECT_COPIES 4 /* of each bin, so that lanes that meet the same one collide less */
+#define SELECT_SHARE 8  /* neighbouring scores a thread takes at a time */
+#define SELECT_CHUNK (SELECT_THREADS * SELECT_SHARE)
+
+struct select_memory {
+    kas_u32 bins[SELECT_BINS * SELECT_COPIES];
+    kas_u32 warps[SELECT_WARPS];
+    kas_u32 digit;
+    kas_u32 above; /* keys in greater bins than the digit's */
+};
+
+/* The least kept key, and how many equal to it are kept. */
+struct select_threshold {
+    kas_u32 key;
+    kas_u32 equal;
+};
+
+/* The sum over the block's threads before this one; `total` over all of them. */
+KAS_CU kas_u32 select_scan(select_memory *m, kas_u32 value, kas_u32 *total)
+{
+    const kas_u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    kas_u32 sum = value;
+#pragma unroll
+    for (kas_u32 step = 1; step < 32; step *= 2) {
+        kas_u32 other = __shfl_up_sync(0xffffffffu, sum, step);
+        sum += lane >= step ? other : 0u;
+    }
+    __syncthreads();
+    if (lane == 31)
+        m->warps[warp] = sum;
+    __syncthreads();
+    kas_u32 before = 0, all = 0;
+#pragma unroll
+    for (kas_u32 x = 0; x < SELECT_WARPS; x++) {
+        before += x < warp ? m->warps[x] : 0u;
+        all += m->warps[x];
+    }
+    *total = all;
+    return before + sum - value;
+}
+
+/* Sort keys of this thread's scores in the chunk at `first`; `count` of them exist. */
+KAS_CU kas_u32 select_load(const float *scores, bool aligned, kas_u32 first, kas_u32 candidates,
+                           kas_u32 keys[SELECT_SHARE])
+{
+    const kas_u32 begin = first + threadIdx.x * SELECT_SHARE;
+    if (aligned && begin + SELECT_SHARE <= candidates) {
+#pragma unroll
+        for (int x = 0; x < SELECT_SHARE / 4; x++) {
+            float4 four = ((const float4 *)(scores + begin))[x];
+            keys[4 * x] = kas_sort_key(kas_bits_of(four.x));
+            keys[4 * x + 1] = kas_sort_key(kas_bits_of(four.y));
+            keys[4 * x + 2] = kas_sort_key(kas_bits_of(four.z));
+            keys[4 * x + 3] = kas_sort_key(kas_bits_of(four.w));
+        }
+        return SELECT_SHARE;
+    }
+    const kas_u32 count = begin < candidates ? kas_min2(candidates - begin, SELECT_SHARE) : 0u;
+#pragma unroll
+    for (kas_u32 x = 0; x < SELECT_SHARE; x++)
+        keys[x] = x < count ? kas_sort_key(kas_bits_of(scores[begin + x])) : 0u;
+    return count;
+}
+
+/* Finds the bin in which the `wanted`-th largest of the counted keys lies. */
+KAS_CU void select_find_digit(select_memory *m, kas_u32 wanted)
+{
+    const kas_u32 share = SELECT_BINS / SELECT_THREADS;
+    const kas_u32 first = SELECT_BINS - share * (threadIdx.x + 1u); /* threads count from the greatest bin down */
+    kas_u32 counts[share], own = 0u, total;
+#pragma unroll
+    for (kas_u32 x = 0; x < share; x++) {
+        uint4 copies = ((const uint4 *)m->bins)[first + x];
+        counts[x] = copies.x + copies.y + copies.z + copies.w;
+        own += counts[x];
+    }
+    kas_u32 above = select_scan(m, own, &total);
+#pragma unroll
+    for (int x = (int)share - 1; x >= 0; x--) {
+        if (above < wanted && above + counts[x] >= wanted) {
+            m->digit = first + (kas_u32)x;
+            m->above = above;
+        }
+        above += counts[x];
+    }
+    __syncthreads();
+}
+
+KAS_CU select_threshold select_find_threshold(select_memory *m, const float *scores, bool aligned, kas_u32 candidates,
+                                              kas_u32 keep)
+{
+    select_threshold found = {0u, keep};
+    kas_u32 known = 0u;
+#pragma unroll 1
+    for (int pass = 0; pass < 3; pass++) {
+        const kas_u32 shift = pass == 0 ? 21u : pass == 1 ? 10u : 0u;
+        const kas_u32 digits = pass == 2 ? 1023u : 2047u;
+        __syncthreads();
+        for (kas_u32 bin = threadIdx.x; bin < SELECT_BINS; bin += SELECT_THREADS)
+            ((uint4 *)m->bins)[bin] = make_uint4(0u, 0u, 0u, 0u);
+        __syncthreads();
+#pragma unroll 2
+        for (kas_u32 first = 0; first < candidates; first += SELECT_CHUNK) {
+            kas_u32 keys[SELECT_SHARE];
+            const kas_u32 count = select_load(scores, aligned, first, candidates, keys);
+#pragma unroll
+            for (kas_u32 x = 0; x < SELECT_SHARE; x++)
+                if (x < count && (keys[x] & known) == found.key)
+                    atomicAdd(&m->bins[(keys[x] >> shift & digits) * SELECT_COPIES + threadIdx.x % SELECT_COPIES], 1u);
+        }
+        __syncthreads();
+        select_find_digit(m, found.equal);
+        found.key |= m->digit << shift;
+        found.equal -= m->above;
+        known |= digits << shift;
+    }
+    return found;
+}
+
+/* Keys above the least kept one count in the low half of a word, equal ones in the high half. */
+KAS_CU void select_write(select_memory *m, const float *scores, bool aligned, kas_u32 candidates, kas_u32 keep,
+                         select_threshold least, kas_i32 *list)
+{
+    kas_u32 greater = 0u, equal = 0u; /* in the chunks before */
+    for (kas_u32 first = 0; first < candidates && greater + kas_min2(equal, least.equal) < keep;
+         first += SELECT_CHUNK) {
+        kas_u32 keys[SELECT_SHARE], own = 0u, total;
+        const kas_u32 count = select_load(scores, aligned, first, candidates, keys);
+#pragma unroll
+        for (kas_u32 x = 0; x < SELECT_SHARE; x++)
+            own += x >= count ? 0u : keys[x] > least.key ? 1u : keys[x] == least.key ? 0x10000u : 0u;
+        const kas_u32 before = select_scan(m, own, &total);
+        kas_u32 above = greater + (before & 0xffffu), same = equal + (before >> 16);
+#pragma unroll
+        for (kas_u32 x = 0; x < SELECT_SHARE; x++) {
+            const bool is_above = x < count && keys[x] > least.key;
+            const bool is_same = x < count && keys[x] == least.key;
+            if (is_above || (is_same && same < least.equal))
+                list[above + kas_min2(same, least.equal)] = (kas_i32)(first + threadIdx.x * SELECT_SHARE + x);
+            above += is_above;
+            same += is_same;
+        }
+        greater += total & 0xffffu;
+        equal += total >> 16;
+    }
+}
+
+/* What a work group of select works on; tile without queries: nothing. */
+struct select_job {
+    kas_tile tile;
+    kas_i32 *list;
+    const float *scores;
+};
+
+KAS_CU select_job select_job_of(const kas_work &w, kas_u32 x)
+{
+    const kas_sequence s = kas_load_sequence(w);
+    const kas_u32 u = w.call.tile_begin + x;
+    select_job job;
+    job.tile = kas_load_tile(w, s, u);
+    job.list = kas_list_of(w, s, job.tile, u, kas_active_row(w, blockIdx.y));
+    job.scores = kas_scores_row(w, gridDim.y, blockIdx.y, u);
+    return job;
+}
+
+/* Every candidate, for a dense tile. */
+KAS_CU void select_all(const select_job &job)
+{
+    for (kas_u32 j = threadIdx.x; j < job.tile.candidates; j += SELECT_THREADS)
+        job.list[j] = (kas_i32)j;
+}
+
+/* Fills a caller's list behind its last entry. */
+KAS_CU void select_pad(const kas_work &w, const select_job &job)
+{
+    if (!kas_has(w, KAS_CALL_PACKED))
+        for (kas_u32 e = job.tile.keep + threadIdx.x; e < w.call.list_width; e += SELECT_THREADS)
+            job.list[e] = -1;
+}
+
+KAS_CU void select_scores(const select_job &job, select_memory *m)
+{
+    const bool aligned = (kas_u64)job.scores % 16u == 0u;
+    const select_threshold least = select_find_threshold(m, job.scores, aligned, job.tile.candidates, job.tile.keep);
+    select_write(m, job.scores, aligned, job.tile.candidates, job.tile.keep, least, job.list);
+}
+
+KAS_CU void select_block(const kas_work &w, unsigned char *memory)
+{
+    const select_job job = select_job_of(w, blockIdx.x);
+    if (job.tile.query_begin == job.tile.query_end)
+        return;
+    if (kas_tile_is_dense(job.tile))
+        select_all(job);
+    else
+        select_scores(job, (select_memory *)memory);
+    select_pad(w, job);
+}
+
+#endif
