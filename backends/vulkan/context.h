@@ -221,7 +221,7 @@ void kas_vulkan_cache_open(kas_backend_context *context, const kas_cache *hooks)
 void kas_vulkan_cache_close(kas_backend_context *context);
 
 /* KAS_VULKAN_HAVE_MATRIX: the shader compiler of this build knows cooperative matrices. */
-#define KAS_VULKAN_VARIANT_COUNT 26
+#define KAS_VULKAN_VARIANT_COUNT 29
 extern const kas_variant kas_vulkan_variants[KAS_VULKAN_VARIANT_COUNT];
 
 /* ---- Timers ----------------------------------------------------------------------------------------------------- */

@@ -43,6 +43,30 @@ TYPED_CODE(sparse_split)
 TYPED_CODE(merge)
 TYPED_CODE(logits)
 
+/* ---- Rows by subgroups: 16-bit storage types, whole vectors of 8 elements --------------------------------------- */
+
+#define LANES_CODE(op)                                                                                                 \
+    DECLARE(op##_lanes_f16)                                                                                            \
+    DECLARE(op##_lanes_bf16)                                                                                           \
+    static const kas_vulkan_code op##_lanes = {BUILD(KAS_DTYPE_F16, op##_lanes_f16),                                   \
+                                               BUILD(KAS_DTYPE_BF16, op##_lanes_bf16), .invocations = 128};
+
+LANES_CODE(attend_split)
+LANES_CODE(sparse_split)
+LANES_CODE(logits)
+
+#define LANES_ROW(number, text)                                                                                        \
+    {.name = #text "_subgroup",                                                                                        \
+     .op = number,                                                                                                     \
+     .dtypes = HALVES,                                                                                                 \
+     .min_head_dim = 8,                                                                                                \
+     .max_head_dim = KAS_MAX_HEAD_DIM,                                                                                 \
+     .head_dim_step = 8,                                                                                               \
+     .needs = KAS_FEATURE_SUBGROUP | KAS_FEATURE_STORAGE16,                                                            \
+     .code = &text##_lanes}
+
+/* ---- The table -------------------------------------------------------------------------------------------------- */
+
 #define ANY_HEAD_DIM .min_head_dim = 1, .max_head_dim = KAS_MAX_HEAD_DIM, .head_dim_step = 1
 
 #define PLAIN_ROW(number, text, ...)                                                                                   \
@@ -73,9 +97,12 @@ const kas_variant kas_vulkan_variants[] = {
     TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
     PLAIN_ROW(KAS_OP_SELECT, select),
     TYPED_ROWS(KAS_OP_SPARSE, sparse, .block_queries = 16, .per_head = true),
+    LANES_ROW(KAS_OP_ATTEND_SPLIT, attend_split),
     TYPED_ROWS(KAS_OP_ATTEND_SPLIT, attend_split),
+    LANES_ROW(KAS_OP_SPARSE_SPLIT, sparse_split),
     TYPED_ROWS(KAS_OP_SPARSE_SPLIT, sparse_split),
     TYPED_ROWS(KAS_OP_MERGE, merge),
+    LANES_ROW(KAS_OP_LOGITS, logits),
     TYPED_ROWS(KAS_OP_LOGITS, logits),
     PLAIN_ROW(KAS_OP_POOL, pool, .block_keys = GENERIC_INVOCATIONS),
 };

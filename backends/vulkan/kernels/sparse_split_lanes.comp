@@ -1,0 +1,23 @@
+#version 450
+/* sparse_split_lanes.comp - sparse_split by subgroups. */
+#extension GL_GOOGLE_include_directive : require
+#define KAS_VALUES
+#define KAS_LISTS
+#include "common.glsl"
+#include "element.glsl"
+#include "tiles.glsl"
+#include "rows.glsl"
+#include "keys.glsl"
+#include "lists.glsl"
+#include "lanes.glsl"
+#include "split_lanes.glsl"
+
+void main()
+{
+    kas_sequence s = load_sequence();
+    kas_tile t = load_tile(s, 0u);
+    key_range range = positions(0u, 0u);
+    if (s.queries != 0u)
+        range = list_and_own(s, t, mapped_row(gl_WorkGroupID.y), 0u, s.queries);
+    attend_split(s, split_range(range, gl_WorkGroupID.x), gl_WorkGroupID.y);
+}
