@@ -4,7 +4,9 @@
  */
 #include "args.h"
 #include "command.h"
+#include "conformance_page.h"
 #include "engine.h"
+#include "device_features.h"
 #include "progress.h"
 
 #include <cJSON.h>
@@ -69,6 +71,7 @@ static cJSON *report_json(const conformance_report *report, const char *filter)
     cJSON_AddStringToObject(root, "device", report->device);
     cJSON_AddStringToObject(root, "description", report->description);
     cJSON_AddStringToObject(root, "driver", report->driver);
+    cJSON_AddItemToObject(root, "features", features_json(report->features));
     cJSON_AddStringToObject(root, "version", kas_version());
     cJSON_AddStringToObject(root, "commit", report->commit);
     cJSON_AddStringToObject(root, "tier", report->quick ? "quick" : "full");
@@ -90,17 +93,44 @@ static cJSON *report_json(const conformance_report *report, const char *filter)
     return root;
 }
 
-static kas_status write_file(const char *path, const char *text)
+static kas_status close_written(FILE *file, const char *path, bool written)
 {
-    FILE *file = fopen(path, "w");
-    if (!file)
-        return tool_fail(KAS_ERROR_IO, "%s cannot be written", path);
-    bool written = fputs(text, file) >= 0 && fputc('\n', file) != EOF;
     if (fclose(file) != 0 || !written) {
         remove(path);
         return tool_fail(KAS_ERROR_IO, "%s cannot be written", path);
     }
     return KAS_OK;
+}
+
+static kas_status write_record(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    if (!file)
+        return tool_fail(KAS_ERROR_IO, "%s cannot be written", path);
+    return close_written(file, path, fputs(text, file) >= 0 && fputc('\n', file) != EOF);
+}
+
+/* The page lies beside the record: FILE.json becomes FILE.html, any other name gets .html appended. */
+static kas_status write_page(const char *record_path, const cJSON *record)
+{
+    size_t length = strlen(record_path);
+    if (length > 5 && strcmp(record_path + length - 5, ".json") == 0)
+        length -= 5;
+    char *path = malloc(length + sizeof(".html"));
+    if (!path)
+        return tool_fail_memory();
+    memcpy(path, record_path, length);
+    memcpy(path + length, ".html", sizeof(".html"));
+    kas_status status;
+    FILE *file = fopen(path, "w");
+    if (file) {
+        conformance_page(file, record);
+        status = close_written(file, path, !ferror(file));
+    } else {
+        status = tool_fail(KAS_ERROR_IO, "%s cannot be written", path);
+    }
+    free(path);
+    return status;
 }
 
 static void print_summary(const conformance_report *report)
@@ -122,13 +152,15 @@ static kas_status publish(const conformance_report *report, const char *filter, 
         return KAS_OK;
     cJSON *root = report_json(report, filter);
     char *text = cJSON_Print(root);
-    cJSON_Delete(root);
-    if (!text)
-        return tool_fail_memory();
-    if (json)
+    kas_status status = text ? KAS_OK : tool_fail_memory();
+    if (text && json)
         puts(text);
-    kas_status status = path ? write_file(path, text) : KAS_OK;
+    if (text && path)
+        status = write_record(path, text);
+    if (path && status == KAS_OK)
+        status = write_page(path, root);
     cJSON_free(text);
+    cJSON_Delete(root);
     return status;
 }
 
@@ -168,7 +200,7 @@ static kas_status conformance_command(int argc, char **argv)
 {
     conformance_options options = {.device = "cpu"};
     uint32_t seed = 1;
-    bool json = false;
+    bool json = false, table_of_records = false;
     const char *path = NULL;
     const args_option table[] = {
         {"--device", "D", "device to test, as `kascade devices` lists it (cpu)", ARGS_TEXT, &options.device},
@@ -178,10 +210,13 @@ static kas_status conformance_command(int argc, char **argv)
         {"--seed", "N", "seed of every case's numbers (1)", ARGS_U32, &seed, 0, UINT32_MAX},
         {"--threads", "N", "threads of a CPU device (0: one a processor)", ARGS_U32, &options.threads, 0, 1024},
         {"--json", NULL, "print one JSON object: counts, rows and every case", ARGS_FLAG, &json},
-        {"--report", "FILE", "write that object to a file as well", ARGS_TEXT, &path},
+        {"--report", "FILE", "write that object to a file, and a page to read beside it (.html)", ARGS_TEXT, &path},
+        {"--table", NULL, "run nothing: print one table of the records given", ARGS_FLAG, &table_of_records},
     };
     const args_spec spec = {
         .command = "conformance",
+        .operands = "[RECORD...]",
+        .max_operands = 1024,
         .about = "Compares every variant row of a device with a double-precision oracle (docs/conformance/README.md).\n"
                  "Succeeds when at least one case ran and none failed.\n",
         .options = table,
@@ -191,6 +226,11 @@ static kas_status conformance_command(int argc, char **argv)
     TOOL_TRY(args_parse(&spec, argc, argv, &result));
     if (result.help)
         return KAS_OK;
+    if (table_of_records)
+        return conformance_table(result.operands, result.operand_count);
+    if (result.operand_count > 0)
+        return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "\"%s\": records are taken with --table alone",
+                         result.operands[0]);
     options.seed = seed;
     return run_cases(&options, json, path);
 }

@@ -1,35 +1,11 @@
 /* cmd_devices.c - `kascade devices`: each backend, its devices and their rows, each missing driver and why. */
 #include "args.h"
 #include "command.h"
+#include "device_features.h"
 #include "json_out.h"
 
 #include <inttypes.h>
 #include <stdio.h>
-
-typedef struct feature_name {
-    uint64_t bit;
-    const char *name;
-} feature_name;
-
-static const feature_name feature_names[] = {
-    {KAS_FEATURE_AVX2, "avx2"},
-    {KAS_FEATURE_AVX512, "avx512"},
-    {KAS_FEATURE_AVX512_BF16, "avx512-bf16"},
-    {KAS_FEATURE_AVX512_FP16, "avx512-fp16"},
-    {KAS_FEATURE_NEON, "neon"},
-    {KAS_FEATURE_F16, "f16"},
-    {KAS_FEATURE_SUBGROUP, "subgroup"},
-    {KAS_FEATURE_COOPMAT, "cooperative-matrix"},
-    {KAS_FEATURE_COOPMAT2, "cooperative-matrix-2"},
-    {KAS_FEATURE_ADDRESS, "buffer-address"},
-    {KAS_FEATURE_INT64, "int64"},
-    {KAS_FEATURE_STORAGE16, "storage-16"},
-    {KAS_FEATURE_SERIAL, "serial"},
-    {KAS_FEATURE_MMA, "mma"},
-    {KAS_FEATURE_WGMMA, "wgmma"},
-};
-
-#define FEATURE_COUNT (sizeof(feature_names) / sizeof(feature_names[0]))
 
 static const char *const dtype_names[] = {[KAS_DTYPE_F32] = "f32", [KAS_DTYPE_F16] = "f16", [KAS_DTYPE_BF16] = "bf16"};
 
@@ -38,22 +14,6 @@ typedef struct report {
     cJSON *backends;
     bool rows;
 } report;
-
-static void print_features(uint64_t features)
-{
-    for (size_t i = 0; i < FEATURE_COUNT; i++)
-        if (features & feature_names[i].bit)
-            printf(" %s", feature_names[i].name);
-}
-
-static cJSON *features_json(uint64_t features)
-{
-    cJSON *array = cJSON_CreateArray();
-    for (size_t i = 0; i < FEATURE_COUNT; i++)
-        if (features & feature_names[i].bit)
-            cJSON_AddItemToArray(array, cJSON_CreateString(feature_names[i].name));
-    return array;
-}
 
 static void print_row(const kas_variant_info *row)
 {
@@ -65,7 +25,7 @@ static void print_row(const kas_variant_info *row)
         printf(" by %u", row->head_dim_step);
     if (row->needs) {
         printf(", needs");
-        print_features(row->needs);
+        features_print(row->needs);
     }
     puts(row->usable ? "" : " (not on this device)");
 }
@@ -121,11 +81,13 @@ static kas_status report_rows(const report *to, const char *name, cJSON *device)
 static void print_device(const kas_device_info *info)
 {
     printf("  %s: %s\n    driver %s\n    features", info->name, info->description, info->driver);
-    print_features(info->features);
+    features_print(info->features);
     printf("\n    %u compute units", info->compute_units);
     if (info->memory)
         printf(", %.1f GiB of memory", (double)info->memory / (1u << 30));
-    printf(", buffers to %.1f GiB\n", (double)info->max_allocation / (1u << 30));
+    if (info->max_allocation < info->memory)
+        printf(", buffers to %.1f GiB", (double)info->max_allocation / (1u << 30));
+    putchar('\n');
 }
 
 static cJSON *device_json(const kas_device_info *info)

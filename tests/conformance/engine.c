@@ -270,6 +270,7 @@ static kas_status describe_device(engine *e)
     snprintf(e->report->device, sizeof(e->report->device), "%s", info.name);
     snprintf(e->report->driver, sizeof(e->report->driver), "%s", info.driver);
     snprintf(e->report->description, sizeof(e->report->description), "%s", info.description);
+    e->report->features = info.features;
     return KAS_OK;
 }
 

@@ -30,6 +30,7 @@ typedef struct conformance_row {
 
 typedef struct conformance_report {
     char device[32], driver[128], description[128];
+    uint64_t features;  /* KAS_FEATURE_* */
     const char *commit; /* of the build; "unknown" outside a repository */
     bool quick;
     uint64_t seed;
