@@ -9,6 +9,7 @@ static const tool_command *const commands[] = {
     &command_devices,
     &command_plan,
     &command_attend,
+    &command_bench,
     &command_conformance,
 };
 
