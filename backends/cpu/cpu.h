@@ -20,6 +20,9 @@ typedef struct kas_cpu_job {
 /* One cell (x, y, z) of the grid. Cells run in any order and on any thread; `scratch` is the thread's own. */
 typedef void (*kas_cpu_kernel)(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, void *scratch);
 
+/* Queries of one cell of attend and lse. */
+#define KAS_CPU_ATTEND_QUERIES 64u
+
 /* Keys of one cell of pool. */
 #define KAS_CPU_POOL_KEYS 4096u
 

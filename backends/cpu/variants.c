@@ -1,14 +1,18 @@
 /* variants.c - the CPU's rows, best first. A row serves every dtype, head dimension, group and tile. */
 #include "variants.h"
 
-#define ROW(row_name, operation, features, kernel)                                                                     \
+#define ROW_OF(row_name, operation, features, kernel, ...)                                                             \
     {                                                                                                                  \
         .name = row_name, .op = operation, .dtypes = KAS_DTYPES_ALL, .min_head_dim = 1,                                \
-        .max_head_dim = KAS_MAX_HEAD_DIM, .head_dim_step = 1, .needs = features, .code = &(kernel)                     \
+        .max_head_dim = KAS_MAX_HEAD_DIM, .head_dim_step = 1, .needs = features, .code = &(kernel), __VA_ARGS__        \
     }
+#define ROW(row_name, operation, features, kernel) ROW_OF(row_name, operation, features, kernel, .block_queries = 0)
+#define QUERY_ROW(row_name, operation, features, kernel)                                                               \
+    ROW_OF(row_name, operation, features, kernel, .block_queries = KAS_CPU_ATTEND_QUERIES)
 
 #define ROWS(row_name, features, kernels)                                                                              \
-    ROW(row_name, KAS_OP_ATTEND, features, (kernels).attend), ROW(row_name, KAS_OP_LSE, features, (kernels).lse),      \
+    QUERY_ROW(row_name, KAS_OP_ATTEND, features, (kernels).attend),                                                    \
+        QUERY_ROW(row_name, KAS_OP_LSE, features, (kernels).lse),                                                      \
         ROW(row_name, KAS_OP_SCORES, features, (kernels).scores),                                                      \
         ROW(row_name, KAS_OP_SPARSE, features, (kernels).sparse),                                                      \
         ROW(row_name, KAS_OP_ATTEND_SPLIT, features, (kernels).attend_split),                                          \
@@ -23,12 +27,5 @@ const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT] = {
     ROWS("generic", 0, kas_cpu_rows_generic),
     ROW("generic", KAS_OP_SELECT, 0, kas_cpu_select),
     ROW("generic", KAS_OP_MERGE, 0, kas_cpu_merge),
-    {.name = "generic",
-     .op = KAS_OP_POOL,
-     .dtypes = KAS_DTYPES_ALL,
-     .min_head_dim = 1,
-     .max_head_dim = KAS_MAX_HEAD_DIM,
-     .head_dim_step = 1,
-     .block_keys = KAS_CPU_POOL_KEYS,
-     .code = &kas_cpu_pool},
+    ROW_OF("generic", KAS_OP_POOL, 0, kas_cpu_pool, .block_keys = KAS_CPU_POOL_KEYS),
 };

@@ -5,8 +5,8 @@ static void query_block(const cell *c, uint32_t x, uint32_t *begin, uint32_t *en
 {
     uint32_t first = kas_chunk_begin(c->sequence, c->call->tile_begin, c->session->tile);
     uint32_t last = kas_chunk_end(c->sequence, c->call->tile_begin, c->call->tile_count, c->session->tile);
-    *begin = kas_min_u32(last, first + x * c->session->tile);
-    *end = kas_min_u32(last, *begin + c->session->tile);
+    *begin = kas_min_u32(last, first + x * KAS_CPU_ATTEND_QUERIES);
+    *end = kas_min_u32(last, *begin + KAS_CPU_ATTEND_QUERIES);
 }
 
 static void attend_block(const kas_cpu_job *job, uint32_t x, uint32_t g, uint32_t z, bool with_v, workspace *w)

@@ -1,31 +1,38 @@
 /*
  * block.h - attention over blocks of keys, the part that all rows but select, pool and merge share. Rows are the
- * queries of one kv head (R heads times tokens), keys come from a range or a list; both are converted to f32 in the
- * thread's scratch. Included once for each instruction set, by a file that defines VECTOR_BYTES.
+ * queries of one kv head (R heads times tokens), keys come from a range or a list. Many rows meet keys and values that
+ * were packed into the thread's scratch, transposed for the register tile; few rows (few_rows.h) read them in place.
+ * Included once for each instruction set, by a file that defines VECTOR_BYTES.
  */
-#include "convert.h"
 #include "sequence.h"
+#include "vector.h"
 
-#define MOST_ROWS 128u /* rows at once */
+#define MOST_ROWS 256u /* rows at once */
 #define BLOCK_KEYS 64u /* keys at once */
 #define ROW_STEP 4u    /* rows of a register tile */
-#define LANES (VECTOR_BYTES / sizeof(float))
 #define TILE_VECTORS (VECTOR_BYTES == 64 ? 4u : 2u)
 #define TILE_FLOATS (TILE_VECTORS * LANES)
+#define CACHE_LINE 64u
 
-typedef float vector __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
-typedef int32_t vector_bits __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+/* Where the keys of a block lie. Entries from `count` to `columns` are absent. */
+typedef struct key_block {
+    uint32_t count, columns;
+    uint32_t least, greatest; /* positions; absent entries left out */
+    bool absent;              /* an entry below `columns` is */
+    _Alignas(64) int32_t positions[BLOCK_KEYS]; /* -1: absent */
+    const void *k[BLOCK_KEYS], *v[BLOCK_KEYS];  /* of an absent one: zeros */
+} key_block;
 
 typedef struct workspace {
     _Alignas(64) float q[MOST_ROWS * KAS_MAX_HEAD_DIM];
-    float k[KAS_MAX_HEAD_DIM * BLOCK_KEYS]; /* transposed: keys are the lanes */
-    float v[BLOCK_KEYS * KAS_MAX_HEAD_DIM];
+    float k[BLOCK_KEYS * KAS_MAX_HEAD_DIM]; /* panels of TILE_FLOATS keys: [panel][dimension][key] */
+    float v[BLOCK_KEYS * KAS_MAX_HEAD_DIM]; /* panels of TILE_FLOATS dimensions: [panel][key][dimension] */
     float logits[MOST_ROWS * BLOCK_KEYS];
     float out[MOST_ROWS * KAS_MAX_HEAD_DIM];
+    float sums[MOST_ROWS * LANES]; /* of a row's weights, lane by lane */
     float greatest[MOST_ROWS], sum[MOST_ROWS], lse[MOST_ROWS];
-    uint32_t last[MOST_ROWS]; /* last position that a row sees */
-    int32_t positions[BLOCK_KEYS]; /* -1: absent */
-    float totals[BLOCK_KEYS];
+    uint32_t last[MOST_ROWS]; /* last position that a row sees; never falls from row to row */
+    key_block blocks[2];      /* the one at work and the one being fetched */
 } workspace;
 
 _Static_assert(sizeof(workspace) <= KAS_CPU_SCRATCH_BYTES, "a thread's scratch holds the workspace");
@@ -60,9 +67,18 @@ static inline uint32_t head_of(const row_set *rows, uint32_t row)
     return rows->g * rows->c->session->group + group_head_of(rows, row);
 }
 
+/* Up to a width that whole panels and a last one of 1, 2 or TILE_VECTORS vectors make. */
+static inline uint32_t padded_width(uint32_t width)
+{
+    uint32_t whole = width / TILE_FLOATS * TILE_FLOATS, rest = width - whole;
+    if (rest == 0)
+        return whole;
+    return whole + (rest <= LANES ? LANES : rest <= 2 * LANES ? 2 * LANES : TILE_FLOATS);
+}
+
 static inline uint32_t padded_dim(const cell *c)
 {
-    return (uint32_t)kas_round_up(c->session->head_dim, TILE_FLOATS);
+    return padded_width(c->session->head_dim);
 }
 
 static inline uint32_t padded_rows(uint32_t rows)
@@ -70,40 +86,7 @@ static inline uint32_t padded_rows(uint32_t rows)
     return (uint32_t)kas_round_up(rows, ROW_STEP);
 }
 
-/* ---- Arithmetic -------------------------------------------------------------------------------------------------- */
-
-static inline vector splat(float value)
-{
-    return value - (vector){0};
-}
-
-static inline vector choose(vector_bits mask, vector yes, vector no)
-{
-    return (vector)((mask & (vector_bits)yes) | (~mask & (vector_bits)no));
-}
-
-/* exp(x) to two units in the last place; below -87 zero, above 88 the value at 88; NaN stays. */
-static inline vector vector_exp(vector x)
-{
-    const vector magic = splat(12582912.0f); /* adding 1.5 * 2^23 rounds to a whole number */
-    vector_bits tiny = x < splat(-87.0f);
-    x = choose(x > splat(88.0f), splat(88.0f), x);
-    vector shifted = choose(tiny, splat(0.0f), x) * splat(1.44269504f) + magic;
-    vector n = shifted - magic;
-    vector r = choose(tiny, splat(0.0f), x) - n * splat(0.693359375f) + n * splat(2.12194440e-4f);
-    vector p = splat(1.9875691500e-4f);
-    p = p * r + splat(1.3981999507e-3f);
-    p = p * r + splat(8.3334519073e-3f);
-    p = p * r + splat(4.1665795894e-2f);
-    p = p * r + splat(1.6666665459e-1f);
-    p = p * r + splat(5.0000001201e-1f);
-    p = p * r * r + r + splat(1.0f);
-    vector_bits exponent = ((vector_bits)shifted - (vector_bits)magic + 127) << 23;
-    vector result = p * (vector)exponent;
-    return choose(x != x, x, choose(tiny, splat(0.0f), result));
-}
-
-/* ---- Loading ----------------------------------------------------------------------------------------------------- */
+/* ---- Rows -------------------------------------------------------------------------------------------------------- */
 
 static void load_rows(const row_set *rows, workspace *w)
 {
@@ -111,18 +94,19 @@ static void load_rows(const row_set *rows, workspace *w)
     uint32_t dim = c->session->head_dim, stride = padded_dim(c);
     memset(w->q, 0, (size_t)padded_rows(rows->count) * stride * sizeof(float));
     memset(w->out, 0, (size_t)padded_rows(rows->count) * stride * sizeof(float));
+    memset(w->sums, 0, (size_t)padded_rows(rows->count) * LANES * sizeof(float));
     for (uint32_t n = 0; n < padded_rows(rows->count); n++) {
         w->greatest[n] = KAS_NEGATIVE_INFINITY;
-        w->sum[n] = 0.0f;
-        w->last[n] = 0;
+        w->last[n] = n < rows->count ? c->sequence.offset + query_of(rows, n) : w->last[n - 1];
     }
-    for (uint32_t n = 0; n < rows->count; n++) {
-        uint32_t i = query_of(rows, n);
-        float *row = w->q + (size_t)n * stride;
-        kas_load_row(row, c->job->slot[KAS_SLOT_Q], q_element(c, i, head_of(rows, n)), dim, c->job->dtype);
-        w->last[n] = c->sequence.offset + i;
-    }
+    for (uint32_t n = 0; n < rows->count; n++)
+        kas_load_row(w->q + (size_t)n * stride, c->job->slot[KAS_SLOT_Q],
+                     q_element(c, query_of(rows, n), head_of(rows, n)), dim, c->job->dtype);
 }
+
+/* ---- Keys -------------------------------------------------------------------------------------------------------- */
+
+static const float zero_row[KAS_MAX_HEAD_DIM];
 
 /* Position of the source's entry n, -1 for an absent one. */
 static inline int32_t position_of(const cell *c, const key_source *source, uint32_t n)
@@ -137,152 +121,289 @@ static inline int32_t position_of(const cell *c, const key_source *source, uint3
     return -1;
 }
 
-static void load_key(const cell *c, uint32_t g, uint32_t n, bool with_v, workspace *w)
+static void locate_absent(key_block *block, uint32_t n)
 {
-    uint32_t dim = c->session->head_dim, stride = padded_dim(c);
-    uint64_t block;
-    uint32_t slot;
-    float *v = w->v + (size_t)n * stride;
-    if (w->positions[n] >= 0 && !locate_key(c, (uint32_t)w->positions[n], &block, &slot)) {
-        raise_bits(c->job, KAS_CHECK_PAGE);
-        w->positions[n] = -1;
-    }
-    if (w->positions[n] < 0) {
-        for (uint32_t d = 0; d < dim; d++)
-            w->k[d * BLOCK_KEYS + n] = 0.0f;
-        memset(v, 0, stride * sizeof(float));
-        return;
-    }
-    float k[KAS_MAX_HEAD_DIM];
-    kas_load_row(k, c->job->slot[KAS_SLOT_K], k_element(c, block, slot, g), dim, c->job->dtype);
-    for (uint32_t d = 0; d < dim; d++)
-        w->k[d * BLOCK_KEYS + n] = k[d];
-    if (!with_v)
-        return;
-    kas_load_row(v, c->job->slot[KAS_SLOT_V], v_element(c, block, slot, g), dim, c->job->dtype);
-    for (uint32_t d = dim; d < stride; d++)
-        v[d] = 0.0f;
+    block->absent = true;
+    block->positions[n] = -1;
+    block->k[n] = block->v[n] = zero_row;
 }
 
-/* Loads entries [begin, begin + BLOCK_KEYS) of the source, absent past its end. */
-static void load_block(const cell *c, uint32_t g, const key_source *source, uint32_t begin, bool with_v, workspace *w)
+static inline void locate_entry(const cell *c, uint32_t g, int32_t position, key_block *block, uint32_t n)
 {
-    for (uint32_t n = 0; n < BLOCK_KEYS; n++) {
-        w->positions[n] = begin + n < source->end ? position_of(c, source, begin + n) : -1;
-        load_key(c, g, n, with_v, w);
+    uint64_t at;
+    uint32_t slot;
+    if (position >= 0 && !locate_key(c, (uint32_t)position, &at, &slot)) {
+        raise_bits(c->job, KAS_CHECK_PAGE);
+        position = -1;
+    }
+    if (position < 0) {
+        locate_absent(block, n);
+        return;
+    }
+    uint32_t size = element_size(c->job->dtype);
+    block->positions[n] = position;
+    block->least = kas_min_u32(block->least, (uint32_t)position);
+    block->greatest = kas_max_u32(block->greatest, (uint32_t)position);
+    block->k[n] = (const char *)c->job->slot[KAS_SLOT_K] + k_element(c, at, slot, g) * size;
+    block->v[n] = (const char *)c->job->slot[KAS_SLOT_V] + v_element(c, at, slot, g) * size;
+}
+
+/* Finds entries [begin, begin + BLOCK_KEYS) of the source, fewer at its end. */
+static void locate_block(const cell *c, uint32_t g, const key_source *source, uint32_t begin, key_block *block)
+{
+    block->count = begin < source->end ? kas_min_u32(source->end - begin, BLOCK_KEYS) : 0;
+    block->columns = padded_width(block->count);
+    block->least = UINT32_MAX;
+    block->greatest = 0;
+    block->absent = false;
+    for (uint32_t n = 0; n < block->count; n++)
+        locate_entry(c, g, position_of(c, source, begin + n), block, n);
+    for (uint32_t n = block->count; n < block->columns; n++)
+        locate_absent(block, n);
+}
+
+/* Asks for keys [first, end) of a block that is needed soon. Rows of one kv head lie far apart, where the processor
+   sees no pattern. */
+static inline void prefetch_keys(const cell *c, const key_block *block, uint32_t first, uint32_t end, bool with_v)
+{
+    uint32_t bytes = c->session->head_dim * element_size(c->job->dtype);
+    for (uint32_t n = first; n < kas_min_u32(end, block->count); n++)
+        for (uint32_t at = 0; at < bytes; at += CACHE_LINE) {
+            __builtin_prefetch((const char *)block->k[n] + at, 0, 2);
+            if (with_v)
+                __builtin_prefetch((const char *)block->v[n] + at, 0, 2);
+        }
+}
+
+/* ---- Packing ----------------------------------------------------------------------------------------------------- */
+
+INLINE vector load_part(const void *row, uint32_t d, uint32_t dim, kas_dtype dtype)
+{
+    if (d + LANES <= dim)
+        return load_elements(row, d, dtype);
+    return d < dim ? load_last(row, d, dim - d, dtype) : splat(0.0f);
+}
+
+INLINE void pack_keys_of(const key_block *block, uint32_t dim, float *packed, kas_dtype dtype)
+{
+    uint32_t panel_size = (uint32_t)kas_round_up(dim, LANES) * TILE_FLOATS;
+    for (uint32_t n = 0; n < block->columns; n += LANES) {
+        float *panel = packed + (size_t)(n / TILE_FLOATS) * panel_size + n % TILE_FLOATS;
+        for (uint32_t d = 0; d < dim; d += LANES) {
+            vector part[LANES];
+            for (uint32_t i = 0; i < LANES; i++)
+                part[i] = load_part(block->k[n + i], d, dim, dtype);
+            transpose(part);
+            for (uint32_t i = 0; i < LANES; i++)
+                store_vector(panel + (size_t)(d + i) * TILE_FLOATS, part[i]);
+        }
+    }
+}
+
+INLINE void pack_values_of(const key_block *block, uint32_t dim, float *packed, kas_dtype dtype)
+{
+    uint32_t width = padded_width(dim);
+    for (uint32_t n = 0; n < block->count; n++)
+        for (uint32_t d = 0; d < width; d += LANES)
+            store_vector(packed + ((size_t)(d / TILE_FLOATS) * BLOCK_KEYS + n) * TILE_FLOATS + d % TILE_FLOATS,
+                         load_part(block->v[n], d, dim, dtype));
+}
+
+static void pack_keys(const cell *c, const key_block *block, float *packed)
+{
+    uint32_t dim = c->session->head_dim;
+    switch (c->job->dtype) {
+    case KAS_DTYPE_F32:
+        pack_keys_of(block, dim, packed, KAS_DTYPE_F32);
+        break;
+    case KAS_DTYPE_F16:
+        pack_keys_of(block, dim, packed, KAS_DTYPE_F16);
+        break;
+    default:
+        pack_keys_of(block, dim, packed, KAS_DTYPE_BF16);
+    }
+}
+
+static void pack_values(const cell *c, const key_block *block, float *packed)
+{
+    uint32_t dim = c->session->head_dim;
+    switch (c->job->dtype) {
+    case KAS_DTYPE_F32:
+        pack_values_of(block, dim, packed, KAS_DTYPE_F32);
+        break;
+    case KAS_DTYPE_F16:
+        pack_values_of(block, dim, packed, KAS_DTYPE_F16);
+        break;
+    default:
+        pack_values_of(block, dim, packed, KAS_DTYPE_BF16);
     }
 }
 
 /* ---- Products ---------------------------------------------------------------------------------------------------- */
 
-static inline void product_tile(const float *restrict a, uint32_t a_row, uint32_t a_step, const float *restrict b,
-                                uint32_t b_stride, uint32_t depth, vector acc[ROW_STEP][TILE_VECTORS])
+/* acc += a b for ROW_STEP rows of a and `vectors` vectors of a panel. */
+INLINE void product_tile(const float *restrict a, uint32_t a_stride, const float *restrict panel, uint32_t depth,
+                         uint32_t vectors, vector acc[ROW_STEP][TILE_VECTORS])
 {
     for (uint32_t d = 0; d < depth; d++) {
         vector columns[TILE_VECTORS];
-        for (uint32_t j = 0; j < TILE_VECTORS; j++)
-            columns[j] = *(const vector *)(b + (size_t)d * b_stride + j * LANES);
+        for (uint32_t j = 0; j < vectors; j++)
+            columns[j] = load_vector(panel + (size_t)d * TILE_FLOATS + j * LANES);
         for (uint32_t i = 0; i < ROW_STEP; i++) {
-            vector value = splat(a[(size_t)i * a_row + (size_t)d * a_step]);
-            for (uint32_t j = 0; j < TILE_VECTORS; j++)
+            vector value = splat(a[(size_t)i * a_stride + d]);
+            for (uint32_t j = 0; j < vectors; j++)
                 acc[i][j] += value * columns[j];
         }
     }
 }
 
-/* logits = scale * q . k, without masks. */
-static void multiply_qk(const cell *c, uint32_t rows, workspace *w)
+/* A product of rows [begin, end) with one panel. */
+typedef struct product {
+    const float *a, *panel;
+    float *target;
+    uint32_t a_stride, target_stride, depth, begin, end;
+} product;
+
+/* target = scale * a panel, or with `add` (scale then is 1) target += a panel. */
+INLINE void multiply_panel_of(const product *p, bool add, float scale, uint32_t vectors)
 {
-    uint32_t stride = padded_dim(c);
-    vector scale = splat(c->session->scale);
-    for (uint32_t n = 0; n < rows; n += ROW_STEP) {
-        for (uint32_t j = 0; j < BLOCK_KEYS; j += TILE_FLOATS) {
-            vector acc[ROW_STEP][TILE_VECTORS] = {0};
-            product_tile(w->q + (size_t)n * stride, stride, 1, w->k + j, BLOCK_KEYS, c->session->head_dim, acc);
-            for (uint32_t i = 0; i < ROW_STEP; i++)
-                for (uint32_t t = 0; t < TILE_VECTORS; t++)
-                    *(vector *)(w->logits + (n + i) * BLOCK_KEYS + j + t * LANES) = acc[i][t] * scale;
+    for (uint32_t n = p->begin; n < p->end; n += ROW_STEP) {
+        vector acc[ROW_STEP][TILE_VECTORS] = {0};
+        float *target = p->target + (size_t)n * p->target_stride;
+        for (uint32_t i = 0; add && i < ROW_STEP; i++)
+            for (uint32_t j = 0; j < vectors; j++)
+                acc[i][j] = load_vector(target + (size_t)i * p->target_stride + j * LANES);
+        product_tile(p->a + (size_t)n * p->a_stride, p->a_stride, p->panel, p->depth, vectors, acc);
+        for (uint32_t i = 0; i < ROW_STEP; i++)
+            for (uint32_t j = 0; j < vectors; j++)
+                store_vector(target + (size_t)i * p->target_stride + j * LANES, acc[i][j] * splat(scale));
+    }
+}
+
+/* `width` columns are left in the panel's row. */
+INLINE void multiply_panel(const product *p, bool add, float scale, uint32_t width)
+{
+    if (width > 2 * LANES)
+        multiply_panel_of(p, add, scale, TILE_VECTORS);
+    else if (width > LANES)
+        multiply_panel_of(p, add, scale, 2);
+    else
+        multiply_panel_of(p, add, scale, 1);
+}
+
+#define PREFETCH_ROWS 16u /* rows whose products hide the fetching of a few keys */
+
+/* logits = scale * q . k of rows [first, end), without masks, while the next block is fetched. */
+static void multiply_qk(const cell *c, uint32_t first, uint32_t end, const key_block *block, const key_block *next,
+                        bool with_v, workspace *w)
+{
+    uint32_t dim = c->session->head_dim, stride = padded_dim(c);
+    size_t panel_size = kas_round_up(dim, LANES) * TILE_FLOATS;
+    uint32_t share = (uint32_t)kas_div_up((uint64_t)BLOCK_KEYS * PREFETCH_ROWS, end - first);
+    for (uint32_t j = 0; j < block->columns; j += TILE_FLOATS) {
+        uint32_t fetched = 0;
+        for (uint32_t row = first; row < end; row += PREFETCH_ROWS) {
+            const product p = {w->q, w->k + j / TILE_FLOATS * panel_size, w->logits + j, stride, BLOCK_KEYS, dim,
+                               row,  kas_min_u32(row + PREFETCH_ROWS, end)};
+            multiply_panel(&p, false, c->session->scale, block->columns - j);
+            if (j == 0)
+                prefetch_keys(c, next, fetched, fetched + share, with_v);
+            fetched += share;
         }
     }
 }
 
-/* out += weights . v */
-static void multiply_pv(const cell *c, uint32_t rows, workspace *w)
+/* out += weights . v of rows [first, end) */
+static void multiply_pv(const cell *c, uint32_t first, uint32_t end, const key_block *block, workspace *w)
 {
     uint32_t stride = padded_dim(c);
-    for (uint32_t n = 0; n < rows; n += ROW_STEP) {
-        for (uint32_t d = 0; d < stride; d += TILE_FLOATS) {
-            vector acc[ROW_STEP][TILE_VECTORS];
-            for (uint32_t i = 0; i < ROW_STEP; i++)
-                for (uint32_t t = 0; t < TILE_VECTORS; t++)
-                    acc[i][t] = *(vector *)(w->out + (size_t)(n + i) * stride + d + t * LANES);
-            product_tile(w->logits + n * BLOCK_KEYS, BLOCK_KEYS, 1, w->v + d, stride, BLOCK_KEYS, acc);
-            for (uint32_t i = 0; i < ROW_STEP; i++)
-                for (uint32_t t = 0; t < TILE_VECTORS; t++)
-                    *(vector *)(w->out + (size_t)(n + i) * stride + d + t * LANES) = acc[i][t];
-        }
+    for (uint32_t d = 0; d < stride; d += TILE_FLOATS) {
+        const product p = {w->logits, w->v + (size_t)d * BLOCK_KEYS, w->out + d, BLOCK_KEYS, stride, block->count,
+                           first,     end};
+        multiply_panel(&p, true, 1.0f, stride - d);
     }
 }
+
+/* ---- Softmax ----------------------------------------------------------------------------------------------------- */
 
 /* Absent keys and keys past a row's last position become -inf. */
-static void mask_block(uint32_t rows, workspace *w)
+static void mask_block(uint32_t first, uint32_t end, const key_block *block, workspace *w)
 {
-    bool absent = false;
-    uint32_t greatest = 0;
-    for (uint32_t n = 0; n < BLOCK_KEYS; n++) {
-        absent |= w->positions[n] < 0;
-        greatest = w->positions[n] > (int32_t)greatest ? (uint32_t)w->positions[n] : greatest;
-    }
-    for (uint32_t row = 0; row < rows; row++) {
-        if (!absent && greatest <= w->last[row])
+    for (uint32_t row = first; row < end; row++) {
+        if (!block->absent && block->greatest <= w->last[row])
             continue;
-        float *logits = w->logits + row * BLOCK_KEYS;
-        for (uint32_t n = 0; n < BLOCK_KEYS; n++)
-            logits[n] = (uint32_t)w->positions[n] > w->last[row] ? KAS_NEGATIVE_INFINITY : logits[n];
+        float *logits = w->logits + (size_t)row * BLOCK_KEYS;
+        vector_words last = w->last[row] - (vector_words){0};
+        for (uint32_t n = 0; n < block->columns; n += LANES) {
+            vector_bits hidden = *(const vector_words *)(const void *)(block->positions + n) > last;
+            store_vector(logits + n, choose(hidden, splat(KAS_NEGATIVE_INFINITY), load_vector(logits + n)));
+        }
     }
 }
 
-static inline float reduce_max(vector value)
+/* Turns a row's logits into weights against its new greatest logit and rescales what it has summed so far: `stride`
+   floats of out. A row that has seen no key weighs against 0. */
+static inline void soften_row(uint32_t row, uint32_t columns, uint32_t stride, workspace *w)
 {
-    float greatest = value[0];
-    for (uint32_t i = 1; i < LANES; i++)
-        greatest = kas_softmax_max(value[i], greatest);
-    return greatest;
-}
-
-static inline float reduce_sum(vector value)
-{
-    float sum = 0.0f;
-    for (uint32_t i = 0; i < LANES; i++)
-        sum += value[i];
-    return sum;
-}
-
-/* Turns a row's logits into weights against its new greatest logit and rescales what it has summed so far. */
-static void soften_row(float *logits, float *greatest, float *sum, float *out, uint32_t stride)
-{
-    vector most = splat(*greatest);
-    for (uint32_t n = 0; n < BLOCK_KEYS; n += LANES) {
-        vector x = *(vector *)(logits + n);
-        most = choose((x > most) | (x != x), x, most);
+    float *logits = w->logits + (size_t)row * BLOCK_KEYS, *sums = w->sums + (size_t)row * LANES;
+    vector most = splat(w->greatest[row]);
+    for (uint32_t n = 0; n < columns; n += LANES)
+        most = vector_max(most, load_vector(logits + n));
+    float next = greatest_lane(most);
+    vector origin = splat(next == KAS_NEGATIVE_INFINITY ? 0.0f : next);
+    vector total = load_vector(sums);
+    if (next != w->greatest[row]) {
+        vector rescale = vector_exp(splat(w->greatest[row]) - origin);
+        total *= rescale;
+        float *out = w->out + (size_t)row * stride;
+        for (uint32_t d = 0; d < stride; d += LANES)
+            store_vector(out + d, load_vector(out + d) * rescale);
+        w->greatest[row] = next;
     }
-    float next = reduce_max(most);
-    if (next == KAS_NEGATIVE_INFINITY) {
-        memset(logits, 0, BLOCK_KEYS * sizeof(float));
-        return;
-    }
-    vector total = splat(0.0f);
-    for (uint32_t n = 0; n < BLOCK_KEYS; n += LANES) {
-        vector weight = vector_exp(*(vector *)(logits + n) - splat(next));
-        *(vector *)(logits + n) = weight;
+    for (uint32_t n = 0; n < columns; n += LANES) {
+        vector weight = vector_exp(load_vector(logits + n) - origin);
+        store_vector(logits + n, weight);
         total += weight;
     }
-    float rescale = next == *greatest ? 1.0f : kas_softmax_weight(*greatest, next);
-    *sum = *sum * rescale + reduce_sum(total);
-    *greatest = next;
-    if (rescale != 1.0f)
-        for (uint32_t d = 0; d < stride; d += LANES)
-            *(vector *)(out + d) *= splat(rescale);
+    store_vector(sums, total);
+}
+
+#include "few_rows.h"
+
+/* One block of keys for rows [first, end), of which the next block is fetched meanwhile. */
+static void attend_packed(const cell *c, uint32_t first, uint32_t end, const key_block *block, const key_block *next,
+                          bool with_v, workspace *w)
+{
+    pack_keys(c, block, w->k);
+    multiply_qk(c, first, end, block, next, with_v, w);
+    mask_block(first, end, block, w);
+    for (uint32_t row = first; row < end; row++)
+        soften_row(row, block->columns, with_v ? padded_dim(c) : 0, w);
+    if (!with_v)
+        return;
+    pack_values(c, block, w->v);
+    multiply_pv(c, first, end, block, w);
+}
+
+/* The first register tile with a row that sees a key of the block. */
+static uint32_t first_seeing(const key_block *block, uint32_t rows, const workspace *w)
+{
+    uint32_t row = 0;
+    while (row < rows && w->last[row] < block->least)
+        row++;
+    return row / ROW_STEP * ROW_STEP;
+}
+
+/* The logits of a block, where nothing but them is wanted. */
+static void block_logits(const cell *c, uint32_t rows, const key_block *block, const key_block *next, workspace *w)
+{
+    if (is_few(c, rows)) {
+        few_logits(c, rows, block, next, false, w);
+    } else {
+        pack_keys(c, block, w->k);
+        multiply_qk(c, 0, rows, block, next, false, w);
+    }
+    mask_block(0, rows, block, w);
 }
 
 /* The whole softmax (and, with_v, output) of a set of rows over a source. */
@@ -290,21 +411,25 @@ static void attend_rows(const row_set *rows, const key_source *source, bool with
 {
     const cell *c = rows->c;
     uint32_t stride = padded_dim(c), count = padded_rows(rows->count);
+    key_block *block = &w->blocks[0], *next = &w->blocks[1];
     load_rows(rows, w);
+    locate_block(c, rows->g, source, source->begin, block);
     for (uint32_t begin = source->begin; begin < source->end; begin += BLOCK_KEYS) {
-        load_block(c, rows->g, source, begin, with_v, w);
-        multiply_qk(c, count, w);
-        mask_block(count, w);
-        for (uint32_t n = 0; n < count; n++)
-            soften_row(w->logits + n * BLOCK_KEYS, &w->greatest[n], &w->sum[n], w->out + (size_t)n * stride,
-                       with_v ? stride : 0);
-        if (with_v)
-            multiply_pv(c, count, w);
+        locate_block(c, rows->g, source, begin + BLOCK_KEYS, next);
+        uint32_t first = first_seeing(block, count, w);
+        if (is_few(c, count))
+            attend_few(c, count, block, next, with_v, w);
+        else if (first < count)
+            attend_packed(c, first, count, block, next, with_v, w);
+        key_block *done = block;
+        block = next;
+        next = done;
     }
-    for (uint32_t n = 0; with_v && n < rows->count; n++) {
+    for (uint32_t n = 0; n < rows->count; n++) {
+        w->sum[n] = sum_of_lanes(load_vector(w->sums + (size_t)n * LANES));
         float inverse = w->sum[n] == 0.0f ? 0.0f : 1.0f / w->sum[n];
-        for (uint32_t d = 0; d < stride; d++)
-            w->out[(size_t)n * stride + d] *= inverse;
+        for (uint32_t d = 0; with_v && d < stride; d += LANES)
+            store_vector(w->out + (size_t)n * stride + d, load_vector(w->out + (size_t)n * stride + d) * splat(inverse));
     }
 }
 

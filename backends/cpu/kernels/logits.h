@@ -1,12 +1,12 @@
 /* logits.h - decode: scaled logits of a split of the keys, and their partial sums. */
 
-static void store_logits(const row_set *rows, uint32_t y, uint32_t begin, uint32_t end, const workspace *w)
+static void store_logits(const row_set *rows, uint32_t y, uint32_t begin, uint32_t count, const workspace *w)
 {
     const cell *c = rows->c;
     for (uint32_t n = 0; n < rows->count; n++) {
         uint64_t row = query_row(c, c->job->rows, y, group_head_of(rows, n), query_of(rows, n));
         float *target = (float *)c->job->slot[KAS_SLOT_LOGITS] + row * c->call->score_stride + begin;
-        memcpy(target, w->logits + n * BLOCK_KEYS, (end - begin) * sizeof(float));
+        memcpy(target, w->logits + (size_t)n * BLOCK_KEYS, count * sizeof(float));
     }
 }
 
@@ -20,16 +20,22 @@ static void logits(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, v
     key_source source = {.end = end};
     row_set rows = {.c = &c, .g = active_row(&c, y / pooled) + y % pooled};
     while (next_rows(&rows, c.sequence.queries)) {
+        key_block *block = &w->blocks[0], *next = &w->blocks[1];
         load_rows(&rows, w);
+        locate_block(&c, rows.g, &source, begin, block);
         for (uint32_t at = begin; at < end; at += BLOCK_KEYS) {
-            load_block(&c, rows.g, &source, at, false, w);
-            multiply_qk(&c, padded_rows(rows.count), w);
-            mask_block(rows.count, w);
+            locate_block(&c, rows.g, &source, at + BLOCK_KEYS, next);
+            block_logits(&c, padded_rows(rows.count), block, next, w);
             if (c.call->flags & KAS_CALL_STORE_LOGITS)
-                store_logits(&rows, y, at, kas_min_u32(end, at + BLOCK_KEYS), w);
+                store_logits(&rows, y, at, block->count, w);
             for (uint32_t n = 0; n < rows.count; n++)
-                soften_row(w->logits + n * BLOCK_KEYS, &w->greatest[n], &w->sum[n], NULL, 0);
+                soften_row(n, block->columns, 0, w);
+            key_block *done = block;
+            block = next;
+            next = done;
         }
+        for (uint32_t n = 0; n < rows.count; n++)
+            w->sum[n] = sum_of_lanes(load_vector(w->sums + (size_t)n * LANES));
         store_partials(&rows, y, x, false, w);
     }
 }

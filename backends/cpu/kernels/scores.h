@@ -1,43 +1,56 @@
 /* scores.h - pooled scores of prefill: post-softmax weights of a tile's candidates, summed over its queries. */
 
-/* Adds exp(logit - lse) of every row to the totals of the block's keys. */
-static void add_weights(uint32_t rows, bool estimated, workspace *w)
+/* Weights exp(logit - lse) of rows [0, rows) summed for TILE_FLOATS keys from n on. */
+INLINE void sum_weights(uint32_t rows, uint32_t n, uint32_t vectors, bool estimated, const workspace *w, float *totals)
 {
-    for (uint32_t n = 0; n < rows; n++) {
-        if (w->lse[n] == KAS_NEGATIVE_INFINITY)
-            continue;
-        for (uint32_t j = 0; j < BLOCK_KEYS; j += LANES) {
-            vector weight = vector_exp(*(vector *)(w->logits + n * BLOCK_KEYS + j) - splat(w->lse[n]));
+    vector total[TILE_VECTORS] = {0};
+    for (uint32_t row = 0; row < rows; row++) {
+        const float *logits = w->logits + (size_t)row * BLOCK_KEYS + n;
+        for (uint32_t j = 0; j < vectors; j++) {
+            vector weight = vector_exp(load_vector(logits + j * LANES) - splat(w->lse[row]));
             if (estimated)
                 weight = choose(weight > splat(4.0f), splat(4.0f), weight);
-            *(vector *)(w->totals + j) += weight;
+            total[j] += weight;
         }
     }
+    for (uint32_t j = 0; j < vectors; j++)
+        store_vector(totals + j * LANES, total[j]);
 }
 
+/* A row without keys has a log-sum-exp of -inf, its logits too: against +inf they weigh nothing. */
 static void load_lse(const row_set *rows, workspace *w)
 {
     const float *lse = rows->c->job->slot[KAS_SLOT_LSE];
-    for (uint32_t n = 0; n < rows->count; n++)
-        w->lse[n] = lse[lse_element(rows->c, query_of(rows, n), head_of(rows, n))];
+    for (uint32_t n = 0; n < rows->count; n++) {
+        float value = lse[lse_element(rows->c, query_of(rows, n), head_of(rows, n))];
+        w->lse[n] = value == KAS_NEGATIVE_INFINITY ? -value : value;
+    }
 }
 
 /* Adds the scores of a set of rows to `scores`, or with `fresh` writes them. */
 static void score_rows(const row_set *rows, uint32_t candidates, bool fresh, float *scores, workspace *w)
 {
     const cell *c = rows->c;
+    bool estimated = c->call->flags & KAS_CALL_ESTIMATED;
     key_source source = {.end = candidates};
+    key_block *block = &w->blocks[0], *next = &w->blocks[1];
     load_rows(rows, w);
     load_lse(rows, w);
+    locate_block(c, rows->g, &source, 0, block);
     for (uint32_t begin = 0; begin < candidates; begin += BLOCK_KEYS) {
-        load_block(c, rows->g, &source, begin, false, w);
-        multiply_qk(c, padded_rows(rows->count), w);
-        mask_block(rows->count, w);
-        memset(w->totals, 0, sizeof(w->totals));
-        add_weights(rows->count, c->call->flags & KAS_CALL_ESTIMATED, w);
-        uint32_t count = kas_min_u32(BLOCK_KEYS, candidates - begin);
-        for (uint32_t n = 0; n < count; n++)
-            scores[begin + n] = fresh ? w->totals[n] : scores[begin + n] + w->totals[n];
+        float totals[BLOCK_KEYS];
+        locate_block(c, rows->g, &source, begin + BLOCK_KEYS, next);
+        block_logits(c, padded_rows(rows->count), block, next, w);
+        uint32_t n = 0;
+        for (; n + TILE_FLOATS <= block->columns; n += TILE_FLOATS)
+            sum_weights(rows->count, n, TILE_VECTORS, estimated, w, totals + n);
+        for (; n < block->columns; n += LANES)
+            sum_weights(rows->count, n, 1, estimated, w, totals + n);
+        for (n = 0; n < block->count; n++)
+            scores[begin + n] = fresh ? totals[n] : scores[begin + n] + totals[n];
+        key_block *done = block;
+        block = next;
+        next = done;
     }
 }
 
