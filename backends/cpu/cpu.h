@@ -32,9 +32,9 @@ typedef struct kas_cpu_code {
 } kas_cpu_code;
 
 #if defined(__x86_64__)
-#define KAS_CPU_VARIANT_COUNT (3 * 7 + 3)
+#define KAS_CPU_VARIANT_COUNT (3 * 9 + 1)
 #else
-#define KAS_CPU_VARIANT_COUNT (7 + 3)
+#define KAS_CPU_VARIANT_COUNT (9 + 1)
 #endif
 extern const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT];
 

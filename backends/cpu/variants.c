@@ -14,10 +14,12 @@
     QUERY_ROW(row_name, KAS_OP_ATTEND, features, (kernels).attend),                                                    \
         QUERY_ROW(row_name, KAS_OP_LSE, features, (kernels).lse),                                                      \
         ROW(row_name, KAS_OP_SCORES, features, (kernels).scores),                                                      \
+        ROW(row_name, KAS_OP_SELECT, features, (kernels).select),                                                      \
         ROW(row_name, KAS_OP_SPARSE, features, (kernels).sparse),                                                      \
         ROW(row_name, KAS_OP_ATTEND_SPLIT, features, (kernels).attend_split),                                          \
         ROW(row_name, KAS_OP_SPARSE_SPLIT, features, (kernels).sparse_split),                                          \
-        ROW(row_name, KAS_OP_LOGITS, features, (kernels).logits)
+        ROW(row_name, KAS_OP_LOGITS, features, (kernels).logits),                                                      \
+        ROW_OF(row_name, KAS_OP_POOL, features, (kernels).pool, .block_keys = KAS_CPU_POOL_KEYS)
 
 const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT] = {
 #if defined(__x86_64__)
@@ -25,7 +27,5 @@ const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT] = {
     ROWS("avx2", KAS_FEATURE_AVX2, kas_cpu_rows_avx2),
 #endif
     ROWS("generic", 0, kas_cpu_rows_generic),
-    ROW("generic", KAS_OP_SELECT, 0, kas_cpu_select),
     ROW("generic", KAS_OP_MERGE, 0, kas_cpu_merge),
-    ROW_OF("generic", KAS_OP_POOL, 0, kas_cpu_pool, .block_keys = KAS_CPU_POOL_KEYS),
 };

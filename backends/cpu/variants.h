@@ -5,14 +5,14 @@
 #include "cpu.h"
 
 typedef struct kas_cpu_rows {
-    kas_cpu_code attend, lse, scores, sparse, attend_split, sparse_split, logits;
+    kas_cpu_code attend, lse, scores, select, sparse, attend_split, sparse_split, logits, pool;
 } kas_cpu_rows;
 
 extern const kas_cpu_rows kas_cpu_rows_generic;
 extern const kas_cpu_rows kas_cpu_rows_avx2;
 extern const kas_cpu_rows kas_cpu_rows_avx512;
 
-/* Kernels without products, one row each. */
-extern const kas_cpu_code kas_cpu_select, kas_cpu_merge, kas_cpu_pool;
+/* Little work, the same for all. */
+extern const kas_cpu_code kas_cpu_merge;
 
 #endif

@@ -9,8 +9,9 @@
 
 #define MOST_ROWS 256u /* rows at once */
 #define BLOCK_KEYS 64u /* keys at once */
-#define ROW_STEP 4u    /* rows of a register tile */
-#define TILE_VECTORS (VECTOR_BYTES == 64 ? 4u : 2u)
+/* A register tile: rows and vectors. Its panel of keys leaves room in the first cache for a second thread's. */
+#define ROW_STEP (VECTOR_BYTES == 64 ? 8u : 4u)
+#define TILE_VECTORS 2u
 #define TILE_FLOATS (TILE_VECTORS * LANES)
 #define CACHE_LINE 64u
 
@@ -67,13 +68,9 @@ static inline uint32_t head_of(const row_set *rows, uint32_t row)
     return rows->g * rows->c->session->group + group_head_of(rows, row);
 }
 
-/* Up to a width that whole panels and a last one of 1, 2 or TILE_VECTORS vectors make. */
 static inline uint32_t padded_width(uint32_t width)
 {
-    uint32_t whole = width / TILE_FLOATS * TILE_FLOATS, rest = width - whole;
-    if (rest == 0)
-        return whole;
-    return whole + (rest <= LANES ? LANES : rest <= 2 * LANES ? 2 * LANES : TILE_FLOATS);
+    return (uint32_t)kas_round_up(width, LANES);
 }
 
 static inline uint32_t padded_dim(const cell *c)
@@ -283,10 +280,8 @@ INLINE void multiply_panel_of(const product *p, bool add, float scale, uint32_t 
 /* `width` columns are left in the panel's row. */
 INLINE void multiply_panel(const product *p, bool add, float scale, uint32_t width)
 {
-    if (width > 2 * LANES)
+    if (width >= TILE_FLOATS)
         multiply_panel_of(p, add, scale, TILE_VECTORS);
-    else if (width > LANES)
-        multiply_panel_of(p, add, scale, 2);
     else
         multiply_panel_of(p, add, scale, 1);
 }

@@ -4,14 +4,16 @@
  */
 
 #define FEW_ROWS 16u
-#define KEYS_AT_ONCE (LANES / ROW_STEP) /* so that a vector holds the sums of ROW_STEP rows */
+#define FEW_STEP 4u /* rows of a register tile */
+#define FEW_VECTORS 4u
+#define KEYS_AT_ONCE (LANES / FEW_STEP) /* so that a vector holds the sums of FEW_STEP rows */
 
 static inline bool is_few(const cell *c, uint32_t rows)
 {
     return rows <= FEW_ROWS && c->session->head_dim % LANES == 0;
 }
 
-/* Logits of ROW_STEP rows and KEYS_AT_ONCE keys. */
+/* Logits of FEW_STEP rows and KEYS_AT_ONCE keys. */
 INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, uint32_t dim, uint32_t stride,
                             float scale, float *logits, kas_dtype dtype)
 {
@@ -20,7 +22,7 @@ INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, 
         vector keys[KEYS_AT_ONCE];
         for (uint32_t j = 0; j < KEYS_AT_ONCE; j++)
             keys[j] = load_elements(block->k[n + j], d, dtype);
-        for (uint32_t i = 0; i < ROW_STEP; i++) {
+        for (uint32_t i = 0; i < FEW_STEP; i++) {
             vector query = load_vector(q + (size_t)i * stride + d);
             for (uint32_t j = 0; j < KEYS_AT_ONCE; j++)
                 part[i * KEYS_AT_ONCE + j] += query * keys[j];
@@ -28,7 +30,7 @@ INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, 
     }
     float sums[LANES];
     store_vector(sums, sum_lanes_of(part) * splat(scale));
-    for (uint32_t i = 0; i < ROW_STEP; i++)
+    for (uint32_t i = 0; i < FEW_STEP; i++)
         memcpy(logits + (size_t)i * BLOCK_KEYS + n, sums + i * KEYS_AT_ONCE, KEYS_AT_ONCE * sizeof(float));
 }
 
@@ -38,7 +40,7 @@ INLINE void few_logits_of(const cell *c, uint32_t rows, const key_block *block, 
     uint32_t dim = c->session->head_dim, stride = padded_dim(c);
     for (uint32_t n = 0; n < block->columns; n += KEYS_AT_ONCE) {
         prefetch_keys(c, next, n, n + KEYS_AT_ONCE, with_v);
-        for (uint32_t row = 0; row < rows; row += ROW_STEP)
+        for (uint32_t row = 0; row < rows; row += FEW_STEP)
             few_logits_tile(block, n, w->q + (size_t)row * stride, dim, stride, c->session->scale,
                             w->logits + (size_t)row * BLOCK_KEYS, dtype);
     }
@@ -60,25 +62,25 @@ static void few_logits(const cell *c, uint32_t rows, const key_block *block, con
     }
 }
 
-/* out += weights . v for ROW_STEP rows and `vectors` vectors of the head dimension from d on. */
+/* out += weights . v for FEW_STEP rows and `vectors` vectors of the head dimension from d on. */
 INLINE void few_values_tile(const key_block *block, uint32_t d, const float *weights, float *out, uint32_t stride,
                             uint32_t vectors, kas_dtype dtype)
 {
-    vector acc[ROW_STEP][TILE_VECTORS];
-    for (uint32_t i = 0; i < ROW_STEP; i++)
+    vector acc[FEW_STEP][FEW_VECTORS];
+    for (uint32_t i = 0; i < FEW_STEP; i++)
         for (uint32_t j = 0; j < vectors; j++)
             acc[i][j] = load_vector(out + (size_t)i * stride + d + j * LANES);
     for (uint32_t n = 0; n < block->count; n++) {
-        vector values[TILE_VECTORS];
+        vector values[FEW_VECTORS];
         for (uint32_t j = 0; j < vectors; j++)
             values[j] = load_elements(block->v[n], d + j * LANES, dtype);
-        for (uint32_t i = 0; i < ROW_STEP; i++) {
+        for (uint32_t i = 0; i < FEW_STEP; i++) {
             vector weight = splat(weights[(size_t)i * BLOCK_KEYS + n]);
             for (uint32_t j = 0; j < vectors; j++)
                 acc[i][j] += weight * values[j];
         }
     }
-    for (uint32_t i = 0; i < ROW_STEP; i++)
+    for (uint32_t i = 0; i < FEW_STEP; i++)
         for (uint32_t j = 0; j < vectors; j++)
             store_vector(out + (size_t)i * stride + d + j * LANES, acc[i][j]);
 }
@@ -86,12 +88,12 @@ INLINE void few_values_tile(const key_block *block, uint32_t d, const float *wei
 INLINE void few_values_of(const cell *c, uint32_t rows, const key_block *block, workspace *w, kas_dtype dtype)
 {
     uint32_t dim = c->session->head_dim, stride = padded_dim(c);
-    for (uint32_t row = 0; row < rows; row += ROW_STEP) {
+    for (uint32_t row = 0; row < rows; row += FEW_STEP) {
         const float *weights = w->logits + (size_t)row * BLOCK_KEYS;
         float *out = w->out + (size_t)row * stride;
         uint32_t d = 0;
-        for (; d + TILE_FLOATS <= dim; d += TILE_FLOATS)
-            few_values_tile(block, d, weights, out, stride, TILE_VECTORS, dtype);
+        for (; d + FEW_VECTORS * LANES <= dim; d += FEW_VECTORS * LANES)
+            few_values_tile(block, d, weights, out, stride, FEW_VECTORS, dtype);
         for (; d < dim; d += LANES)
             few_values_tile(block, d, weights, out, stride, 1, dtype);
     }

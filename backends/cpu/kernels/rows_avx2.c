@@ -1,30 +1,4 @@
-/* rows_avx2.c - the attention kernels compiled for AVX2 and FMA. */
+/* rows_avx2.c - the kernels compiled for AVX2, FMA and F16C. */
 #define VECTOR_BYTES 32
-#include "core/kernel/softmax.h"
-
-#include "block.h"
-
-#include "attend.h"
-#include "sparse.h"
-
-#include "lse.h"
-
-#include "scores.h"
-
-#include "attend_split.h"
-
-#include "sparse_split.h"
-
-#include "logits.h"
-
-#include "../variants.h"
-
-const kas_cpu_rows kas_cpu_rows_avx2 = {
-    .attend = {attend},
-    .lse = {lse},
-    .scores = {scores},
-    .sparse = {sparse},
-    .attend_split = {attend_split},
-    .sparse_split = {sparse_split},
-    .logits = {logits},
-};
+#define ROWS kas_cpu_rows_avx2
+#include "rows.h"

@@ -1,11 +1,4 @@
-/* pool.c - pooled scores of decode: stored logits, normalised by the merged partial sums, summed over query rows. */
-#include "core/kernel/softmax.h"
-#include "sequence.h"
-
-#include "../variants.h"
-
-/* Keys a cell handles; the rows of variants.c say the same to core. */
-#define BLOCK_KEYS KAS_CPU_POOL_KEYS
+/* pool.h - pooled scores of decode: stored logits, normalised by the merged partial sums, summed over query rows. */
 
 static kas_softmax merge_row(const cell *c, uint64_t row)
 {
@@ -23,17 +16,20 @@ static void add_row(const cell *c, uint64_t row, uint32_t begin, uint32_t end, f
     if (whole.sum == 0.0f)
         return;
     const float *logits = (const float *)c->job->slot[KAS_SLOT_LOGITS] + row * c->call->score_stride;
-    float normaliser = kas_softmax_lse(whole);
-    for (uint32_t j = begin; j < end; j++)
-        scores[j] += expf(logits[j] - normaliser);
+    vector normaliser = splat(kas_softmax_lse(whole));
+    uint32_t j = begin;
+    for (; j + LANES <= end; j += LANES)
+        store_vector(scores + j, load_vector(scores + j) + vector_exp(load_vector(logits + j) - normaliser));
+    for (; j < end; j++)
+        scores[j] += vector_exp(splat(logits[j]) - normaliser)[0];
 }
 
-static void run(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, void *scratch)
+static void pool(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, void *scratch)
 {
     (void)scratch;
     cell c = cell_of(job, z);
     uint32_t candidates = kas_tile_decode(c.sequence).candidates;
-    uint32_t begin = kas_min_u32(candidates, x * BLOCK_KEYS), end = kas_min_u32(candidates, begin + BLOCK_KEYS);
+    uint32_t begin = kas_min_u32(candidates, x * KAS_CPU_POOL_KEYS), end = kas_min_u32(candidates, begin + KAS_CPU_POOL_KEYS);
     float *scores = (float *)job->slot[KAS_SLOT_SCORES] + ((uint64_t)z * job->rows + y) * c.call->score_stride;
     uint32_t pooled = c.session->pool_heads;
     if (begin == end)
@@ -44,5 +40,3 @@ static void run(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, void
             add_row(&c, query_row(&c, job->rows * pooled, y * pooled + n / c.session->group, n % c.session->group, i),
                     begin, end, scores);
 }
-
-const kas_cpu_code kas_cpu_pool = {run};
