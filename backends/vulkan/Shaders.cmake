@@ -1,39 +1,54 @@
-# Shaders.cmake - finds a GLSL compiler, learns what it can compile, and turns kernels into embedded SPIR-V.
+# Shaders.cmake - finds GLSL compilers, learns what they can compile, and turns kernels into embedded SPIR-V.
 
-# Sets KASCADE_GLSL_COMPILER: the caller's choice, the compiler that scripts/shader-compiler.sh provides, glslc, or
-# glslang by either of its names.
+# What shader-compiler.sh provides.
+set(kascade_provided_compilers ${PROJECT_SOURCE_DIR}/out/shader-compiler/bin)
+
+# Sets KASCADE_GLSL_COMPILER: the caller's choice, or glslc, or glslang by either of its names.
 function(kascade_find_glsl_compiler)
-  find_program(KASCADE_GLSL_COMPILER NAMES glslc glslang glslangValidator
-               HINTS ${PROJECT_SOURCE_DIR}/out/shader-compiler/bin
+  find_program(KASCADE_GLSL_COMPILER NAMES glslc glslang glslangValidator HINTS ${kascade_provided_compilers}
                DOC "GLSL compiler for the Vulkan backend: glslc, glslang or glslangValidator")
 endfunction()
 
-# Sets `variable` to the command line that compiles `source` to `output`, defines and a dependency file included.
-function(kascade_glsl_command variable source output)
-  get_filename_component(compiler ${KASCADE_GLSL_COMPILER} NAME)
+# Sets KASCADE_GLSL_MATRIX_COMPILER to a compiler that knows cooperative matrices, the one of all other kernels where it
+# does; to a false value when there is none. Looked for anew each time, so that a compiler that came later is found.
+function(kascade_find_matrix_compiler)
+  find_program(provided NAMES glslang PATHS ${kascade_provided_compilers} NO_DEFAULT_PATH NO_CACHE)
+  foreach(compiler "${KASCADE_GLSL_COMPILER}" "${provided}")
+    if(compiler)
+      kascade_probe_glsl(known ${compiler} GL_KHR_cooperative_matrix)
+      if(known)
+        set(KASCADE_GLSL_MATRIX_COMPILER ${compiler} PARENT_SCOPE)
+        return()
+      endif()
+    endif()
+  endforeach()
+  set(KASCADE_GLSL_MATRIX_COMPILER FALSE PARENT_SCOPE)
+endfunction()
+
+# Sets `variable` to the command line by which `compiler` makes `output` of `source`, defines and a dependency file
+# included.
+function(kascade_glsl_command variable compiler source output)
+  get_filename_component(name ${compiler} NAME)
   set(arguments -I${PROJECT_SOURCE_DIR} -I${CMAKE_CURRENT_SOURCE_DIR}/kernels ${ARGN})
-  if(compiler MATCHES "^glslc")
+  if(name MATCHES "^glslc")
     # vulkan1.3 would let the compiler use LocalSizeId, which needs a feature of its own.
     set(command --target-env=vulkan1.2 -O -fshader-stage=compute -MD -MF ${output}.d)
   else()
     set(command --quiet -V --target-env vulkan1.2 -S comp --depfile ${output}.d)
   endif()
-  set(${variable} ${KASCADE_GLSL_COMPILER} ${command} ${arguments} -o ${output} ${source} PARENT_SCOPE)
+  set(${variable} ${compiler} ${command} ${arguments} -o ${output} ${source} PARENT_SCOPE)
 endfunction()
 
-# Sets `variable` to whether the compiler takes a file with `extension` enabled.
-function(kascade_probe_glsl variable extension)
-  if(DEFINED ${variable})
-    return()
-  endif()
+# Sets `variable` to whether `compiler` takes a file with `extension` enabled.
+function(kascade_probe_glsl variable compiler extension)
   set(probe ${CMAKE_CURRENT_BINARY_DIR}/probe.comp)
   file(WRITE ${probe} "#version 450\n#extension ${extension} : require\nvoid main() {}\n")
-  kascade_glsl_command(command ${probe} ${probe}.spv)
+  kascade_glsl_command(command ${compiler} ${probe} ${probe}.spv)
   execute_process(COMMAND ${command} RESULT_VARIABLE result OUTPUT_QUIET ERROR_QUIET)
   if(result EQUAL 0)
-    set(${variable} TRUE CACHE INTERNAL "")
+    set(${variable} TRUE PARENT_SCOPE)
   else()
-    set(${variable} FALSE CACHE INTERNAL "")
+    set(${variable} FALSE PARENT_SCOPE)
   endif()
 endfunction()
 
@@ -46,19 +61,19 @@ foreach(line ${check_lines})
   endif()
 endforeach()
 
-# kascade_shader(kernel [suffix [define...]]): compiles kernels/<kernel>.comp and embeds it as
+# kascade_shader(compiler kernel [suffix [define...]]): compiles kernels/<kernel>.comp and embeds it as
 # kas_spirv_<kernel>[_<suffix>].
-function(kascade_shader kernel)
+function(kascade_shader compiler kernel)
   set(symbol kas_spirv_${kernel})
   set(defines ${kascade_shader_defines})
-  if(ARGC GREATER 1)
-    set(symbol ${symbol}_${ARGV1})
+  if(ARGC GREATER 2)
+    set(symbol ${symbol}_${ARGV2})
     list(SUBLIST ARGN 1 -1 more)
     list(APPEND defines ${more})
   endif()
   set(source ${CMAKE_CURRENT_SOURCE_DIR}/kernels/${kernel}.comp)
   set(output ${CMAKE_CURRENT_BINARY_DIR}/${symbol}.spv)
-  kascade_glsl_command(command ${source} ${output} ${defines})
+  kascade_glsl_command(command ${compiler} ${source} ${output} ${defines})
   add_custom_command(OUTPUT ${output} COMMAND ${command} DEPENDS ${source} DEPFILE ${output}.d
                      COMMENT "Compiling ${symbol}" VERBATIM)
   kascade_embed(kascade_objects ${symbol} ${output})

@@ -19,7 +19,6 @@ typedef struct kas_vulkan_limits {
     uint32_t vendor, device;
     uint8_t cache_uuid[VK_UUID_SIZE];
     uint32_t subgroup_size;
-    uint32_t matrix_m, matrix_n, matrix_k; /* shape of the cooperative matrices; 0 without them */
     uint32_t storage_buffers;              /* a kernel may bind */
     uint64_t storage_range;                /* bytes of one of them */
     uint32_t group_invocations;
@@ -220,8 +219,12 @@ void kas_vulkan_kernels_destroy(kas_backend_context *context);
 void kas_vulkan_cache_open(kas_backend_context *context, const kas_cache *hooks);
 void kas_vulkan_cache_close(kas_backend_context *context);
 
-/* KAS_VULKAN_HAVE_MATRIX: the shader compiler of this build knows cooperative matrices. */
+/* KAS_VULKAN_HAVE_MATRIX: a shader compiler of this build knows cooperative matrices. */
+#ifdef KAS_VULKAN_HAVE_MATRIX
+#define KAS_VULKAN_VARIANT_COUNT 33
+#else
 #define KAS_VULKAN_VARIANT_COUNT 29
+#endif
 extern const kas_variant kas_vulkan_variants[KAS_VULKAN_VARIANT_COUNT];
 
 /* ---- Timers ----------------------------------------------------------------------------------------------------- */

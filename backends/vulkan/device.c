@@ -8,6 +8,7 @@
 #define STORAGE_BUFFERS_NEEDED (KAS_SLOT_COUNT - 2)
 #define INVOCATIONS_NEEDED 128
 #define SHARED_MEMORY_NEEDED 16384
+#define MATRIX_SHARED_MEMORY 32768
 /* Vector loads are 16 bytes wide. */
 #define LEAST_ALIGNMENT 16
 
@@ -142,11 +143,8 @@ static void find_queue_family(const kas_vulkan_instance_api *api, VkPhysicalDevi
     }
 }
 
-/*
- * The first shape of f16 x f16 + f32 in subgroup scope, 16 x 16 x 16 before others: kernels cut their blocks into
- * multiples of 16.
- */
-static void find_matrix_shape(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, kas_vulkan_limits *limits)
+/* Whether subgroups multiply f16 matrices of 16 x 16 x 16 into f32 sums, the one shape that kernels are written for. */
+static bool has_matrix_shape(const kas_vulkan_instance_api *api, VkPhysicalDevice physical)
 {
     VkCooperativeMatrixPropertiesKHR shapes[64];
     uint32_t count = KAS_COUNT(shapes);
@@ -154,20 +152,15 @@ static void find_matrix_shape(const kas_vulkan_instance_api *api, VkPhysicalDevi
         shapes[i] = (VkCooperativeMatrixPropertiesKHR){.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR};
     VkResult result = api->GetPhysicalDeviceCooperativeMatrixPropertiesKHR(physical, &count, shapes);
     if (result != VK_SUCCESS && result != VK_INCOMPLETE)
-        return;
+        return false;
     for (uint32_t i = 0; i < count; i++) {
         const VkCooperativeMatrixPropertiesKHR *s = &shapes[i];
-        bool usable = s->AType == VK_COMPONENT_TYPE_FLOAT16_KHR && s->BType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
-                      s->CType == VK_COMPONENT_TYPE_FLOAT32_KHR && s->ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR &&
-                      s->scope == VK_SCOPE_SUBGROUP_KHR && 16 % s->MSize == 0 && 16 % s->NSize == 0 &&
-                      16 % s->KSize == 0;
-        bool better = limits->matrix_m == 0 || (s->MSize == 16 && s->NSize == 16 && s->KSize == 16);
-        if (!usable || !better)
-            continue;
-        limits->matrix_m = s->MSize;
-        limits->matrix_n = s->NSize;
-        limits->matrix_k = s->KSize;
+        if (s->AType == VK_COMPONENT_TYPE_FLOAT16_KHR && s->BType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
+            s->CType == VK_COMPONENT_TYPE_FLOAT32_KHR && s->ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR &&
+            s->scope == VK_SCOPE_SUBGROUP_KHR && s->MSize == 16 && s->NSize == 16 && s->KSize == 16)
+            return true;
     }
+    return false;
 }
 
 static bool has_matrix2(const VkPhysicalDeviceCooperativeMatrix2FeaturesNV *f)
@@ -179,7 +172,7 @@ static bool has_matrix2(const VkPhysicalDeviceCooperativeMatrix2FeaturesNV *f)
 }
 
 static uint64_t find_features(const kas_vulkan_instance_api *api, VkPhysicalDevice physical,
-                              const extension_list *extensions, kas_vulkan_limits *limits)
+                              const extension_list *extensions)
 {
     VkPhysicalDeviceCooperativeMatrix2FeaturesNV matrix2 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_FEATURES_NV};
@@ -205,11 +198,10 @@ static uint64_t find_features(const kas_vulkan_instance_api *api, VkPhysicalDevi
         features |= KAS_FEATURE_INT64;
     if (v12.bufferDeviceAddress)
         features |= KAS_FEATURE_ADDRESS;
-    if (matrix.cooperativeMatrix && v12.vulkanMemoryModel && v12.shaderFloat16 && v11.storageBuffer16BitAccess)
-        find_matrix_shape(api, physical, limits);
-    if (limits->matrix_m != 0)
+    if (matrix.cooperativeMatrix && v12.vulkanMemoryModel && v12.shaderFloat16 && v11.storageBuffer16BitAccess &&
+        has_matrix_shape(api, physical))
         features |= KAS_FEATURE_COOPMAT;
-    if (limits->matrix_m != 0 && has_matrix2(&matrix2))
+    if ((features & KAS_FEATURE_COOPMAT) && has_matrix2(&matrix2))
         features |= KAS_FEATURE_COOPMAT2;
     return features;
 }
@@ -236,6 +228,13 @@ static bool covers_subgroups(const VkPhysicalDeviceVulkan11Properties *p)
                                           VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
     return (p->subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) &&
            (p->subgroupSupportedOperations & needed) == needed && p->subgroupSize >= 4 && p->subgroupSize <= 128;
+}
+
+/* Kernels on matrices give each subgroup rows of 16 and stage 64 rows of q, or of k and v, in shared memory. */
+static bool fits_matrix_kernels(const VkPhysicalDeviceProperties *p, const kas_vulkan_limits *limits)
+{
+    return (limits->subgroup_size == 32 || limits->subgroup_size == 64) &&
+           p->limits.maxComputeSharedMemorySize >= MATRIX_SHARED_MEMORY;
 }
 
 static void find_memory(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, uint64_t max_allocation,
@@ -337,8 +336,10 @@ bool kas_vulkan_describe(const kas_vulkan_instance_api *api, VkPhysicalDevice ph
     find_memory(api, physical, v11.maxMemoryAllocationSize, info);
     find_queue_family(api, physical, limits);
     info->compute_units = compute_units(base.properties.deviceType, sm.shaderSMCount, core.activeComputeUnitCount);
-    info->features = find_features(api, physical, &extensions, limits);
+    info->features = find_features(api, physical, &extensions);
     limits->subgroup_size = v11.subgroupSize;
+    if (!fits_matrix_kernels(&base.properties, limits))
+        info->features &= ~(KAS_FEATURE_COOPMAT | KAS_FEATURE_COOPMAT2);
     if (covers_subgroups(&v11))
         info->features |= KAS_FEATURE_SUBGROUP;
     kas_release(extensions.names);

@@ -147,9 +147,6 @@ static kas_status create_pipeline(kas_backend_context *context, kas_backend_kern
         [KAS_CONSTANT_TILE] = kernel->spec.tile,
         [KAS_CONSTANT_PAGE_SIZE] = kernel->spec.page_size,
         [KAS_CONSTANT_SUBGROUP] = context->limits.subgroup_size,
-        [KAS_CONSTANT_MATRIX_M] = context->limits.matrix_m,
-        [KAS_CONSTANT_MATRIX_N] = context->limits.matrix_n,
-        [KAS_CONSTANT_MATRIX_K] = context->limits.matrix_k,
     };
     VkSpecializationMapEntry entries[KAS_CONSTANT_COUNT];
     for (uint32_t i = 0; i < KAS_CONSTANT_COUNT; i++)

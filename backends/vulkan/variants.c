@@ -65,6 +65,32 @@ LANES_CODE(logits)
      .needs = KAS_FEATURE_SUBGROUP | KAS_FEATURE_STORAGE16,                                                            \
      .code = &text##_lanes}
 
+/* ---- Rows on cooperative matrices: f16, head dimensions in steps of a matrix's side ------------------------------ */
+
+#ifdef KAS_VULKAN_HAVE_MATRIX
+#define MATRIX_CODE(op)                                                                                                \
+    DECLARE(op##_matrix_f16)                                                                                           \
+    static const kas_vulkan_code op##_matrix = {BUILD(KAS_DTYPE_F16, op##_matrix_f16), .invocations = 128};
+
+MATRIX_CODE(attend)
+MATRIX_CODE(lse)
+MATRIX_CODE(scores)
+MATRIX_CODE(sparse)
+
+#define MATRIX_ROW(number, text, ...)                                                                                  \
+    {.name = #text "_matrix",                                                                                          \
+     .op = number,                                                                                                     \
+     .dtypes = KAS_DTYPE_BIT(KAS_DTYPE_F16),                                                                           \
+     .min_head_dim = 16,                                                                                               \
+     .max_head_dim = 128,                                                                                              \
+     .head_dim_step = 16,                                                                                              \
+     .needs = KAS_FEATURE_SUBGROUP | KAS_FEATURE_STORAGE16 | KAS_FEATURE_COOPMAT,                                      \
+     .code = &text##_matrix,                                                                                           \
+     __VA_ARGS__},
+#else
+#define MATRIX_ROW(number, text, ...)
+#endif
+
 /* ---- The table -------------------------------------------------------------------------------------------------- */
 
 #define ANY_HEAD_DIM .min_head_dim = 1, .max_head_dim = KAS_MAX_HEAD_DIM, .head_dim_step = 1
@@ -92,10 +118,14 @@ LANES_CODE(logits)
     }
 
 const kas_variant kas_vulkan_variants[] = {
+    MATRIX_ROW(KAS_OP_ATTEND, attend, .block_queries = 16)
     TYPED_ROWS(KAS_OP_ATTEND, attend, .block_queries = 16, .per_head = true),
+    MATRIX_ROW(KAS_OP_LSE, lse, .block_queries = 32)
     TYPED_ROWS(KAS_OP_LSE, lse, .block_queries = 16, .per_head = true),
+    MATRIX_ROW(KAS_OP_SCORES, scores, .block_keys = 256)
     TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
     PLAIN_ROW(KAS_OP_SELECT, select),
+    MATRIX_ROW(KAS_OP_SPARSE, sparse, .block_queries = 16)
     TYPED_ROWS(KAS_OP_SPARSE, sparse, .block_queries = 16, .per_head = true),
     LANES_ROW(KAS_OP_ATTEND_SPLIT, attend_split),
     TYPED_ROWS(KAS_OP_ATTEND_SPLIT, attend_split),

@@ -8,6 +8,7 @@
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "core/kernel/softmax.h"
+#include "vectors.glsl"
 
 layout(constant_id = KAS_CONSTANT_SUBGROUP) const uint SUBGROUP = 32;
 
@@ -27,17 +28,6 @@ const float LN_2 = 0.6931471805599453;
 /* Below every logit of a key and yet finite, so that no difference is a NaN of infinities. */
 const float LEAST = -3.402823466e38;
 
-layout(set = 0, binding = KAS_SLOT_K, std430) readonly buffer k_vector_block
-{
-    uvec4 k_vectors[];
-};
-#ifdef KAS_VALUES
-layout(set = 0, binding = KAS_SLOT_V, std430) readonly buffer v_vector_block
-{
-    uvec4 v_vectors[];
-};
-#endif
-
 uint group_index()
 {
     return gl_SubgroupID * (SUBGROUP / GROUP_LANES) + gl_SubgroupInvocationID / GROUP_LANES;
@@ -53,27 +43,6 @@ uint my_vector(uint c)
 {
     return group_lane() + c * GROUP_LANES;
 }
-
-bool is_aligned(uint base, uint stride_seq, uint stride_token, uint stride_head)
-{
-    return ((base | stride_seq | stride_token | stride_head) & 7u) == 0u;
-}
-
-/* Eight elements from `at`, whole vectors where the cache is aligned for them. */
-#define LOAD_VECTOR(name, array, vectors)                                                                              \
-    uvec4 name(uint at, bool aligned)                                                                                  \
-    {                                                                                                                  \
-        if (aligned)                                                                                                   \
-            return vectors[at >> 3];                                                                                   \
-        uvec4 v;                                                                                                       \
-        [[unroll]] for (uint i = 0u; i < 4u; i++)                                                                      \
-            v[i] = uint(array[at + 2u * i]) | uint(array[at + 2u * i + 1u]) << 16;                                     \
-        return v;                                                                                                      \
-    }
-LOAD_VECTOR(load_k, k_data, k_vectors)
-#ifdef KAS_VALUES
-LOAD_VECTOR(load_v, v_data, v_vectors)
-#endif
 
 vec2 widen_pair(uint pair)
 {

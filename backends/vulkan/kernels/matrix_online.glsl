@@ -1,0 +1,161 @@
+/*
+ * matrix_online.glsl - attention of the query rows of a kv head over a range of keys: a subgroup takes 16 rows, whose
+ * weights go through its strip and whose outputs are sums in registers. After matrix.glsl.
+ */
+const uint ROWS = SUBGROUPS * SIDE;
+const uint LANE_COLUMNS = SIDE / ROW_LANES;
+
+KAS_WRITE(KAS_SLOT_OUT, KAS_ELEMENT, out_data)
+KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
+
+shared float strip_factors[SUBGROUPS * SIDE];
+
+/* The greatest logit of this invocation's row, and its part of the sum. */
+float greatest;
+float total;
+
+/* Turns the logits in the strip into weights; what earlier sums are to be multiplied with. */
+float weigh_strip(float scale, uint limit, bool hides)
+{
+    float logit[LANE_KEYS];
+    float most = greatest;
+    [[unroll]] for (uint i = 0u; i < LANE_KEYS; i++) {
+        logit[i] = scale * strip_value(strip_row(), strip_part() * LANE_KEYS + i);
+        if (hides && key_position[strip_part() * LANE_KEYS + i] >= limit)
+            logit[i] = KAS_NEGATIVE_INFINITY;
+        most = max(most, logit[i]);
+    }
+    [[unroll]] for (uint mask = SIDE; mask < SUBGROUP; mask *= 2u)
+        most = max(most, subgroupShuffleXor(most, mask));
+    float factor = exp2(greatest - most);
+    greatest = most;
+    total *= factor;
+    subgroup_meet();
+    [[unroll]] for (uint i = 0u; i < LANE_KEYS; i++) {
+        logit[i] = exp2(logit[i] - most);
+        total += logit[i];
+    }
+    [[unroll]] for (uint i = 0u; i < LANE_KEYS; i += 8u)
+        strips[strip_at() + strip_row() * STRIP_STRIDE + (strip_part() * LANE_KEYS + i) / 8u] =
+            uvec4(packHalf2x16(vec2(logit[i], logit[i + 1u])), packHalf2x16(vec2(logit[i + 2u], logit[i + 3u])),
+                  packHalf2x16(vec2(logit[i + 4u], logit[i + 5u])), packHalf2x16(vec2(logit[i + 6u], logit[i + 7u])));
+    return factor;
+}
+
+void set_factor(float factor)
+{
+    if (strip_part() == 0u)
+        strip_factors[gl_SubgroupID * SIDE + strip_row()] = factor;
+    subgroup_meet();
+}
+
+float factor_of(float index)
+{
+    return strip_factors[gl_SubgroupID * SIDE + uint(index) / SIDE];
+}
+
+/* Adds the invocations' parts of each row's sum; its log-sum-exp and what the sums are to be multiplied with. */
+float end_strip(query_row row)
+{
+    [[unroll]] for (uint mask = SIDE; mask < SUBGROUP; mask *= 2u)
+        total += subgroupShuffleXor(total, mask);
+    if (row.exists && strip_part() == 0u && has_flag(KAS_CALL_LSE))
+        lse_data[lse_at(row)] = total == 0.0 ? KAS_NEGATIVE_INFINITY : (greatest + log2(total)) * LN_2;
+    return total == 0.0 ? 1.0 : 1.0 / total;
+}
+
+/* Writes the strip's first 16 columns as dimensions from d0 on. */
+void write_slice(query_row row, uint d0)
+{
+    if (!row.exists)
+        return;
+    uint column = strip_part() * LANE_COLUMNS;
+    uint to = out_row(row) + d0 + column;
+    [[unroll]] for (uint i = 0u; i < LANE_COLUMNS; i++)
+        STORE_ELEMENT(out_data, to + i, strip_value(strip_row(), column + i));
+}
+
+/* Rows 0 .. ROWS - 1 of the block. Positions below `limit` are seen by all of them. */
+void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
+{
+    MATRIX_SUM indices = make_indices();
+    MATRIX_A q[SLICES];
+    MATRIX_SUM sums[SLICES];
+    for (uint first = 0u; first < ROWS; first += STAGED_ROWS) {
+        stage_rows(rows, s, first, kas_min2(ROWS - first, STAGED_ROWS));
+        uint mine = gl_SubgroupID * SIDE - first;
+        if (mine < STAGED_ROWS) {
+            [[unroll]] for (uint c = 0u; c < SLICES; c++)
+                coopMatLoad(q[c], stage, mine * STRIDE + c * 2u, STRIDE, ROW_MAJOR);
+        }
+    }
+    [[unroll]] for (uint c = 0u; c < SLICES; c++)
+        sums[c] = MATRIX_SUM(0.0);
+    greatest = LEAST;
+    total = 0.0;
+    query_row row = row_of(rows, s, gl_SubgroupID * SIDE + strip_row());
+    uint row_limit = row.exists ? kas_causal_keys(s, row.query) : 0u;
+    float scale = session.scale * LOG2_E;
+    uint turn = 0u;
+    clear_hides();
+    load_block(range, range.begin, kv_head);
+    for (uint first = range.begin; first < range.end; first += KEYS) {
+        barrier();
+        stage_block(limit, turn);
+        barrier();
+        bool hides = block_hides[turn] != 0u;
+        turn ^= 1u;
+        if (lane() == 0u)
+            block_hides[turn] = 0u;
+        load_block(range, first + KEYS, kv_head);
+        [[unroll]] for (uint n = 0u; n < KEYS / SIDE; n++) {
+            MATRIX_SUM logits = MATRIX_SUM(0.0);
+            [[unroll]] for (uint c = 0u; c < SLICES; c++) {
+                MATRIX_B k;
+                coopMatLoad(k, stage, n * SIDE * STRIDE + c * 2u, STRIDE, COLUMN_MAJOR);
+                logits = coopMatMulAdd(q[c], k, logits);
+            }
+            coopMatStore(logits, strips, strip_at() + n * 4u, STRIP_STRIDE, ROW_MAJOR);
+        }
+        subgroup_meet();
+        float factor = weigh_strip(scale, row_limit, hides);
+        set_factor(factor);
+        if (subgroupAny(factor != 1.0)) {
+            MATRIX_SUM factors;
+            [[unroll]] for (int i = 0; i < indices.length(); i++)
+                factors[i] = factor_of(indices[i]);
+            [[unroll]] for (uint c = 0u; c < SLICES; c++)
+                [[unroll]] for (int i = 0; i < factors.length(); i++)
+                    sums[c][i] *= factors[i];
+        }
+        [[unroll]] for (uint n = 0u; n < KEYS / SIDE; n++) {
+            MATRIX_A weights;
+            coopMatLoad(weights, strips, strip_at() + n * 2u, STRIP_STRIDE, ROW_MAJOR);
+            [[unroll]] for (uint c = 0u; c < SLICES; c++) {
+                MATRIX_B v;
+                coopMatLoad(v, stage, VALUES_AT + n * SIDE * STRIDE + c * 2u, STRIDE, ROW_MAJOR);
+                sums[c] = coopMatMulAdd(weights, v, sums[c]);
+            }
+        }
+    }
+    subgroup_meet();
+    set_factor(end_strip(row));
+    [[unroll]] for (uint c = 0u; c < SLICES; c++) {
+        [[unroll]] for (int i = 0; i < indices.length(); i++)
+            sums[c][i] *= factor_of(indices[i]);
+        coopMatStore(sums[c], strips, strip_at(), STRIP_STRIDE, ROW_MAJOR);
+        subgroup_meet();
+        write_slice(row, c * SIDE);
+        subgroup_meet();
+    }
+}
+
+/* Queries begin .. end - 1 of all heads of a kv head. */
+void attend_queries(kas_sequence s, key_range range, uint kv_head, uint begin, uint end)
+{
+    uint row_count = GROUP * (end - begin);
+    for (uint first = 0u; first < row_count; first += ROWS) {
+        row_block rows = row_block(kv_head * GROUP, begin, end - begin, first, kas_min2(ROWS, row_count - first));
+        attend_rows(rows, s, range, kv_head, kas_causal_keys(s, begin));
+    }
+}

@@ -1,0 +1,32 @@
+/* vectors.glsl - rows of k and v by eight 16-bit elements at a time. After keys.glsl. */
+layout(set = 0, binding = KAS_SLOT_K, std430) readonly buffer k_vector_block
+{
+    uvec4 k_vectors[];
+};
+#ifdef KAS_VALUES
+layout(set = 0, binding = KAS_SLOT_V, std430) readonly buffer v_vector_block
+{
+    uvec4 v_vectors[];
+};
+#endif
+
+bool is_aligned(uint base, uint stride_seq, uint stride_token, uint stride_head)
+{
+    return ((base | stride_seq | stride_token | stride_head) & 7u) == 0u;
+}
+
+/* Eight elements from `at`, whole vectors where the tensor is aligned for them. */
+#define LOAD_VECTOR(name, array, vectors)                                                                              \
+    uvec4 name(uint at, bool aligned)                                                                                  \
+    {                                                                                                                  \
+        if (aligned)                                                                                                   \
+            return vectors[at >> 3];                                                                                   \
+        uvec4 v;                                                                                                       \
+        [[unroll]] for (uint i = 0u; i < 4u; i++)                                                                      \
+            v[i] = uint(array[at + 2u * i]) | uint(array[at + 2u * i + 1u]) << 16;                                     \
+        return v;                                                                                                      \
+    }
+LOAD_VECTOR(load_k, k_data, k_vectors)
+#ifdef KAS_VALUES
+LOAD_VECTOR(load_v, v_data, v_vectors)
+#endif
