@@ -37,10 +37,9 @@ struct kas_backend_stream {
     bool owned;
 };
 
-/* Kept in its context as long as something uses it. */
+/* Kept until its context closes: a driver takes longer to build a program than most sessions live. */
 struct kas_backend_kernel {
     kas_backend_kernel *next;
-    uint32_t users;
     const kas_variant *variant;
     char options[KAS_CL_OPTIONS_SIZE];
     cl_program program;
@@ -133,8 +132,22 @@ static kas_status attach(kas_backend_context *context, uint32_t index, const kas
     return context->setup ? KAS_OK : kas_cl_fail(error, "creating an OpenCL command queue");
 }
 
+static void release_kernel(kas_backend_kernel *kernel)
+{
+    if (kernel->handle)
+        kas_cl.ReleaseKernel(kernel->handle);
+    if (kernel->program)
+        kas_cl.ReleaseProgram(kernel->program);
+    kas_mutex_destroy(kernel->mutex);
+    kas_release(kernel);
+}
+
 static void close_context(kas_backend_context *context)
 {
+    for (kas_backend_kernel *kernel = context->kernels, *next; kernel; kernel = next) {
+        next = kernel->next;
+        release_kernel(kernel);
+    }
     if (context->setup)
         kas_cl.ReleaseCommandQueue(context->setup);
     if (context->owned)
@@ -326,16 +339,6 @@ static kas_status fill_buffer(kas_backend_stream *stream, kas_backend_buffer *bu
 
 /* ---- Kernels --------------------------------------------------------------------------------------------------- */
 
-static void release_kernel(kas_backend_kernel *kernel)
-{
-    if (kernel->handle)
-        kas_cl.ReleaseKernel(kernel->handle);
-    if (kernel->program)
-        kas_cl.ReleaseProgram(kernel->program);
-    kas_mutex_destroy(kernel->mutex);
-    kas_release(kernel);
-}
-
 /* Whether a group of the kernel fits the device; drivers know only once the kernel is compiled. */
 static kas_status check_fit(kas_backend_context *context, const kas_backend_kernel *kernel)
 {
@@ -350,11 +353,12 @@ static kas_status check_fit(kas_backend_context *context, const kas_backend_kern
     if (error != CL_SUCCESS)
         return check(context, error, "asking OpenCL about a kernel");
     if (items < code->items)
-        return kas_fail(KAS_ERROR_UNSUPPORTED, "row %s needs groups of %u work items, the device can run %zu of it",
-                        kernel->variant->name, code->items, items);
+        return kas_fail(KAS_ERROR_UNSUPPORTED, "row %s of %s needs groups of %u work items, the device can run %zu of it",
+                        kernel->variant->name, kas_op_name(kernel->variant->op), code->items, items);
     if (memory > context->local_memory)
-        return kas_fail(KAS_ERROR_UNSUPPORTED, "row %s needs %llu bytes of local memory, the device has %u",
-                        kernel->variant->name, (unsigned long long)memory, context->local_memory);
+        return kas_fail(KAS_ERROR_UNSUPPORTED, "row %s of %s needs %llu bytes of local memory, the device has %u",
+                        kernel->variant->name, kas_op_name(kernel->variant->op), (unsigned long long)memory,
+                        context->local_memory);
     return KAS_OK;
 }
 
@@ -399,7 +403,6 @@ static kas_status take_kernel(kas_backend_context *context, kas_backend_kernel *
     } else {
         release_kernel(wanted);
     }
-    found->users++;
     *kernel = found;
     return KAS_OK;
 }
@@ -421,15 +424,7 @@ static kas_status kernel_load(kas_backend_context *context, const kas_variant *v
 
 static void kernel_unload(kas_backend_context *context, kas_backend_kernel *kernel)
 {
-    kas_mutex_lock(context->mutex);
-    if (--kernel->users == 0) {
-        kas_backend_kernel **link = &context->kernels;
-        while (*link != kernel)
-            link = &(*link)->next;
-        *link = kernel->next;
-        release_kernel(kernel);
-    }
-    kas_mutex_unlock(context->mutex);
+    (void)context, (void)kernel;
 }
 
 /* Unused slots get the session's buffer, which every launch has: not every driver takes NULL. */
@@ -457,7 +452,7 @@ static kas_status launch_kernel(kas_backend_stream *stream, const kas_launch *la
     if (error == CL_SUCCESS)
         error = kas_cl.EnqueueNDRangeKernel(stream->handle, kernel->handle, 3, NULL, global, local, 0, NULL, NULL);
     kas_mutex_unlock(kernel->mutex);
-    return check(stream->context, error, launch->variant->name);
+    return check(stream->context, error, kas_op_name(launch->variant->op));
 }
 
 /* ---- Timers ---------------------------------------------------------------------------------------------------- */

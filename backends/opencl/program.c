@@ -74,7 +74,7 @@ static void cache_key(cl_device_id device, const kas_variant *variant, const cha
         }
         halves[half] = hash;
     }
-    snprintf(key, size, "opencl-%s-%016llx%016llx", variant->name, (unsigned long long)halves[0],
+    snprintf(key, size, "opencl-%s-%s-%016llx%016llx", kas_op_name(variant->op), variant->name, (unsigned long long)halves[0],
              (unsigned long long)halves[1]);
 }
 
@@ -136,9 +136,10 @@ static kas_status fail_build(cl_program program, cl_device_id device, const kas_
         return kas_fail_memory();
     if (kas_cl.GetProgramBuildInfo(program, device, CL_PROGRAM_BUILD_LOG, LOG_LIMIT - 1, log, &size) != CL_SUCCESS)
         snprintf(log, LOG_LIMIT, "the driver gives no log, or one of more than %d characters", LOG_LIMIT);
-    kas_log(KAS_LOG_ERROR, "opencl: %s does not compile: %s: %s", variant->name, kas_cl_error_name(error), log);
-    kas_status status = kas_fail(KAS_ERROR_UNSUPPORTED, "the OpenCL driver cannot compile row %s: %s: %.*s", variant->name,
-                                 kas_cl_error_name(error), SENTENCE_LIMIT, log);
+    kas_log(KAS_LOG_ERROR, "opencl: row %s of %s does not compile: %s: %s", variant->name, kas_op_name(variant->op),
+            kas_cl_error_name(error), log);
+    kas_status status = kas_fail(KAS_ERROR_UNSUPPORTED, "the OpenCL driver cannot compile row %s of %s: %s: %.*s",
+                                 variant->name, kas_op_name(variant->op), kas_cl_error_name(error), SENTENCE_LIMIT, log);
     kas_release(log);
     return status;
 }
@@ -152,7 +153,7 @@ static kas_status compile(cl_context context, cl_device_id device, const kas_var
     cl_program made = kas_cl.CreateProgramWithSource(context, 1, &text, NULL, &error);
     if (!made)
         return kas_cl_fail(error, "handing a kernel's text to OpenCL");
-    kas_log(KAS_LOG_INFO, "opencl: compiling %s (%s)", variant->name, options);
+    kas_log(KAS_LOG_INFO, "opencl: compiling row %s of %s (%s)", variant->name, kas_op_name(variant->op), options);
     uint64_t begin = kas_clock();
     error = kas_cl.BuildProgram(made, 1, &device, options, NULL, NULL);
     if (error != CL_SUCCESS) {
@@ -160,7 +161,8 @@ static kas_status compile(cl_context context, cl_device_id device, const kas_var
         kas_cl.ReleaseProgram(made);
         return status;
     }
-    kas_log(KAS_LOG_DEBUG, "opencl: %s compiled in %u ms", variant->name, (unsigned)((kas_clock() - begin) / 1000000));
+    kas_log(KAS_LOG_DEBUG, "opencl: row %s of %s compiled in %u ms", variant->name, kas_op_name(variant->op),
+            (unsigned)((kas_clock() - begin) / 1000000));
     *program = made;
     return KAS_OK;
 }

@@ -28,14 +28,14 @@ static const kas_cl_code pool_generic = {kas_cl_text_pool, POOL_ITEMS, 0, NULL};
 #define GENERIC .dtypes = KAS_DTYPES_ALL, .min_head_dim = 1, .max_head_dim = KAS_MAX_HEAD_DIM, .head_dim_step = 1
 
 const kas_variant kas_cl_variants[] = {
-    {.name = "attend_generic", .op = KAS_OP_ATTEND, GENERIC, .block_queries = ROWS_QUERIES, .code = &attend_generic},
-    {.name = "lse_generic", .op = KAS_OP_LSE, GENERIC, .block_queries = ROWS_QUERIES, .code = &lse_generic},
-    {.name = "scores_generic", .op = KAS_OP_SCORES, GENERIC, .block_keys = ROWS_ITEMS, .code = &scores_generic},
-    {.name = "select_generic", .op = KAS_OP_SELECT, GENERIC, .code = &select_generic},
-    {.name = "sparse_generic", .op = KAS_OP_SPARSE, GENERIC, .block_queries = ROWS_QUERIES, .code = &sparse_generic},
-    {.name = "attend_split_generic", .op = KAS_OP_ATTEND_SPLIT, GENERIC, .code = &attend_split_generic},
-    {.name = "sparse_split_generic", .op = KAS_OP_SPARSE_SPLIT, GENERIC, .code = &sparse_split_generic},
-    {.name = "merge_generic", .op = KAS_OP_MERGE, GENERIC, .code = &merge_generic},
-    {.name = "logits_generic", .op = KAS_OP_LOGITS, GENERIC, .code = &logits_generic},
-    {.name = "pool_generic", .op = KAS_OP_POOL, GENERIC, .block_keys = POOL_ITEMS, .code = &pool_generic},
+    {.name = "generic", .op = KAS_OP_ATTEND, GENERIC, .block_queries = ROWS_QUERIES, .code = &attend_generic},
+    {.name = "generic", .op = KAS_OP_LSE, GENERIC, .block_queries = ROWS_QUERIES, .code = &lse_generic},
+    {.name = "generic", .op = KAS_OP_SCORES, GENERIC, .block_keys = ROWS_ITEMS, .code = &scores_generic},
+    {.name = "generic", .op = KAS_OP_SELECT, GENERIC, .code = &select_generic},
+    {.name = "generic", .op = KAS_OP_SPARSE, GENERIC, .block_queries = ROWS_QUERIES, .code = &sparse_generic},
+    {.name = "generic", .op = KAS_OP_ATTEND_SPLIT, GENERIC, .code = &attend_split_generic},
+    {.name = "generic", .op = KAS_OP_SPARSE_SPLIT, GENERIC, .code = &sparse_split_generic},
+    {.name = "generic", .op = KAS_OP_MERGE, GENERIC, .code = &merge_generic},
+    {.name = "generic", .op = KAS_OP_LOGITS, GENERIC, .code = &logits_generic},
+    {.name = "generic", .op = KAS_OP_POOL, GENERIC, .block_keys = POOL_ITEMS, .code = &pool_generic},
 };

@@ -297,6 +297,12 @@ static void vulkan_device(void **state)
     run_backend("vulkan", true);
 }
 
+static void opencl_device(void **state)
+{
+    (void)state;
+    run_backend("opencl", true);
+}
+
 static void cuda_device(void **state)
 {
     (void)state;
@@ -310,6 +316,7 @@ int main(void)
         cmocka_unit_test(avx2_rows),
         cmocka_unit_test(avx512_rows),
         cmocka_unit_test(vulkan_device),
+        cmocka_unit_test(opencl_device),
         cmocka_unit_test(cuda_device),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
