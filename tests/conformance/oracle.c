@@ -202,15 +202,22 @@ static float attend_plain(query_row *row)
     return most + logf(sum);
 }
 
+/* Keeps the larger; a NaN is never kept. */
+static void raise_to(double *most, double value)
+{
+    if (value > *most)
+        *most = value;
+}
+
 static void measure(oracle_output *output, const query_row *row, double lse, float plain_lse)
 {
     for (uint32_t d = 0; d < row->rule->head_dim; d++) {
-        output->out_error = fmax(output->out_error, fabs(row->plain_out[d] - row->out[d]));
-        output->out_most = fmax(output->out_most, fabs(row->out[d]));
+        raise_to(&output->out_error, fabs(row->plain_out[d] - row->out[d]));
+        raise_to(&output->out_most, fabs(row->out[d]));
     }
     if (row->count > 0) {
-        output->lse_error = fmax(output->lse_error, fabs(plain_lse - lse));
-        output->lse_most = fmax(output->lse_most, fabs(lse));
+        raise_to(&output->lse_error, fabs(plain_lse - lse));
+        raise_to(&output->lse_most, fabs(lse));
     }
 }
 
