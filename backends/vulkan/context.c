@@ -167,36 +167,8 @@ static kas_status create_empty(kas_backend_context *context)
     return kas_vulkan_buffer_create(context, 64, &context->empty);
 }
 
-kas_status kas_vulkan_open(uint32_t index, const kas_context_desc *desc, kas_device_info *info,
-                           kas_backend_context **context)
-{
-    kas_backend_context *c = kas_alloc(1, sizeof(*c));
-    if (!c)
-        return kas_fail_memory();
-    kas_device_info opened = *info;
-    kas_status status = KAS_OK;
-    c->lock = kas_mutex_create();
-    c->queue_lock = kas_mutex_create();
-    if (!c->lock || !c->queue_lock)
-        status = kas_fail_memory();
-    if (status == KAS_OK)
-        status = desc->import ? open_import(c, desc, &opened) : open_own(c, index, &opened);
-    if (status == KAS_OK) {
-        c->instance_api.GetPhysicalDeviceMemoryProperties(c->physical, &c->memory);
-        status = create_empty(c);
-    }
-    if (status != KAS_OK) {
-        kas_vulkan_close(c);
-        return status;
-    }
-    kas_vulkan_cache_open(c, &desc->cache);
-    *info = opened;
-    *context = c;
-    return KAS_OK;
-}
-
-/* Also closes a context whose opening failed half-way. */
-void kas_vulkan_close(kas_backend_context *context)
+/* Also of a context whose opening failed half-way. */
+static void destroy_context(kas_backend_context *context)
 {
     if (context->api.DestroyDevice) {
         kas_vulkan_kernels_destroy(context);
@@ -210,4 +182,99 @@ void kas_vulkan_close(kas_backend_context *context)
     kas_mutex_destroy(context->queue_lock);
     kas_mutex_destroy(context->lock);
     kas_release(context);
+}
+
+static kas_status open_new(uint32_t index, const kas_context_desc *desc, kas_device_info *info,
+                           kas_backend_context **context)
+{
+    kas_backend_context *c = kas_alloc(1, sizeof(*c));
+    if (!c)
+        return kas_fail_memory();
+    kas_device_info opened = *info;
+    kas_status status = KAS_OK;
+    c->uses = 1;
+    c->lock = kas_mutex_create();
+    c->queue_lock = kas_mutex_create();
+    if (!c->lock || !c->queue_lock)
+        status = kas_fail_memory();
+    if (status == KAS_OK)
+        status = desc->import ? open_import(c, desc, &opened) : open_own(c, index, &opened);
+    if (status == KAS_OK) {
+        c->instance_api.GetPhysicalDeviceMemoryProperties(c->physical, &c->memory);
+        status = create_empty(c);
+    }
+    if (status != KAS_OK) {
+        destroy_context(c);
+        return status;
+    }
+    kas_vulkan_cache_open(c, &desc->cache);
+    *info = opened;
+    *context = c;
+    return KAS_OK;
+}
+
+/* ---- Sharing: contexts on the same device with the same features are one VkDevice and one set of kernels ---------- */
+
+static bool same_hooks(const kas_cache *a, const kas_cache *b)
+{
+    return a->user == b->user && a->load == b->load && a->store == b->store;
+}
+
+/* An open context of our own that serves as well; the caller holds the lock of the process. */
+static kas_backend_context *find_open(const kas_vulkan_process *process, uint32_t index, uint64_t features,
+                                      const kas_cache *hooks)
+{
+    for (kas_backend_context *c = process->contexts; c; c = c->next)
+        if (c->physical == process->devices[index] && c->features == features && same_hooks(&c->cache_hooks, hooks) &&
+            !c->lost)
+            return c;
+    return NULL;
+}
+
+kas_status kas_vulkan_open(uint32_t index, const kas_context_desc *desc, kas_device_info *info,
+                           kas_backend_context **context)
+{
+    if (desc->import)
+        return open_new(index, desc, info, context);
+    kas_vulkan_process *process = kas_vulkan_get_process();
+    uint64_t features = consistent_features(info->features);
+    kas_status status = KAS_OK;
+    kas_mutex_lock(process->lock);
+    kas_backend_context *c = find_open(process, index, features, &desc->cache);
+    if (c) {
+        c->uses++;
+        info->features = features;
+        *context = c;
+    } else {
+        status = open_new(index, desc, info, context);
+        if (status == KAS_OK) {
+            (*context)->next = process->contexts;
+            process->contexts = *context;
+        }
+    }
+    kas_mutex_unlock(process->lock);
+    return status;
+}
+
+static void leave_process(kas_vulkan_process *process, const kas_backend_context *context)
+{
+    kas_backend_context **at = &process->contexts;
+    while (*at != context)
+        at = &(*at)->next;
+    *at = context->next;
+}
+
+void kas_vulkan_close(kas_backend_context *context)
+{
+    if (!context->owns_device) {
+        destroy_context(context);
+        return;
+    }
+    kas_vulkan_process *process = kas_vulkan_get_process();
+    kas_mutex_lock(process->lock);
+    if (--context->uses == 0) {
+        leave_process(process, context);
+        destroy_context(context);
+    }
+    kas_mutex_unlock(process->lock);
 }

@@ -41,9 +41,11 @@ typedef struct kas_vulkan_process {
     VkInstance instance;
     uint32_t device_count;
     VkPhysicalDevice devices[16];
+    kas_mutex *lock;
+    kas_backend_context *contexts; /* open, with devices of our own */
 } kas_vulkan_process;
 
-const kas_vulkan_process *kas_vulkan_get_process(void);
+kas_vulkan_process *kas_vulkan_get_process(void);
 uint32_t kas_vulkan_probe(char *reason, size_t reason_size);
 kas_status kas_vulkan_device_info(uint32_t index, kas_device_info *info);
 
@@ -58,6 +60,8 @@ struct kas_backend_buffer {
 };
 
 struct kas_backend_context {
+    uint32_t uses; /* core's contexts that are this one; under the lock of the process */
+    kas_backend_context *next;
     kas_vulkan_instance_api instance_api;
     kas_vulkan_device_api api;
     VkInstance instance;
@@ -221,9 +225,9 @@ void kas_vulkan_cache_close(kas_backend_context *context);
 
 /* KAS_VULKAN_HAVE_MATRIX: a shader compiler of this build knows cooperative matrices. */
 #ifdef KAS_VULKAN_HAVE_MATRIX
-#define KAS_VULKAN_VARIANT_COUNT 33
+#define KAS_VULKAN_VARIANT_COUNT 34
 #else
-#define KAS_VULKAN_VARIANT_COUNT 29
+#define KAS_VULKAN_VARIANT_COUNT 30
 #endif
 extern const kas_variant kas_vulkan_variants[KAS_VULKAN_VARIANT_COUNT];
 

@@ -14,7 +14,7 @@
 
 static kas_vulkan_process process;
 
-const kas_vulkan_process *kas_vulkan_get_process(void)
+kas_vulkan_process *kas_vulkan_get_process(void)
 {
     return &process;
 }
@@ -86,6 +86,11 @@ uint32_t kas_vulkan_probe(char *reason, size_t reason_size)
     }
     if (!create_instance(get, reason, reason_size))
         return 0;
+    process.lock = kas_mutex_create();
+    if (!process.lock) {
+        snprintf(reason, reason_size, "host memory is exhausted");
+        return 0;
+    }
     find_devices(reason, reason_size);
     return process.device_count;
 }

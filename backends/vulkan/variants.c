@@ -55,6 +55,10 @@ LANES_CODE(attend_split)
 LANES_CODE(sparse_split)
 LANES_CODE(logits)
 
+DECLARE(select_lanes)
+static const kas_vulkan_code select_lanes = {BUILD(KAS_DTYPE_F32, select_lanes), BUILD(KAS_DTYPE_F16, select_lanes),
+                                             BUILD(KAS_DTYPE_BF16, select_lanes), .invocations = 1024};
+
 #define LANES_ROW(number, text)                                                                                        \
     {.name = #text "_subgroup",                                                                                        \
      .op = number,                                                                                                     \
@@ -124,6 +128,12 @@ const kas_variant kas_vulkan_variants[] = {
     TYPED_ROWS(KAS_OP_LSE, lse, .block_queries = 16, .per_head = true),
     MATRIX_ROW(KAS_OP_SCORES, scores, .block_keys = 256)
     TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
+    {.name = "select_subgroup",
+     .op = KAS_OP_SELECT,
+     .dtypes = KAS_DTYPES_ALL,
+     ANY_HEAD_DIM,
+     .needs = KAS_FEATURE_SUBGROUP,
+     .code = &select_lanes},
     PLAIN_ROW(KAS_OP_SELECT, select),
     MATRIX_ROW(KAS_OP_SPARSE, sparse, .block_queries = 16)
     TYPED_ROWS(KAS_OP_SPARSE, sparse, .block_queries = 16, .per_head = true),

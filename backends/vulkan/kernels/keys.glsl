@@ -59,19 +59,20 @@ struct key_place {
     uint token;
 };
 
+/* An absent key has the place of one that is there: kernels may load it, and must drop what they load. */
 key_place place_of(uint position)
 {
-    key_place p = key_place(position != KAS_NONE, gl_WorkGroupID.z, position);
-    if (PAGE_SIZE == 0u || !p.present)
-        return p;
+    bool listed = position != KAS_NONE;
+    if (PAGE_SIZE == 0u)
+        return key_place(listed, gl_WorkGroupID.z, listed ? position : 0u);
+    if (!listed)
+        return key_place(false, 0u, 0u);
     const uint size = PAGE_SIZE == 0u ? 1u : PAGE_SIZE;
     int page = pages[sequence_index() * call.page_table_stride + position / size];
-    p.present = page >= 0 && uint(page) < call.page_count;
-    p.outer = uint(page);
-    p.token = position % size;
-    if (!p.present)
-        report(KAS_CHECK_PAGE);
-    return p;
+    if (page >= 0 && uint(page) < call.page_count)
+        return key_place(true, uint(page), position % size);
+    report(KAS_CHECK_PAGE);
+    return key_place(false, 0u, 0u);
 }
 
 /* The first element of the key's, and of the value's, row. */

@@ -53,6 +53,38 @@ vec2 widen_pair(uint pair)
 #endif
 }
 
+/* The same where it exists, otherwise the last. */
+uint loaded_vector(uint c)
+{
+    return kas_min2(my_vector(c), VECTORS - 1u);
+}
+
+/* The keys that this lane's group works on: KAS_NONE for absent ones, and where they lie. */
+const uint HELD_VECTORS = HELD_KEYS * VECTORS_EACH;
+
+uint held_position[HELD_KEYS];
+uint held_k_at[HELD_VECTORS];
+uvec4 held_k[HELD_VECTORS];
+#ifdef KAS_VALUES
+uint held_v_at[HELD_VECTORS];
+uvec4 held_v[HELD_VECTORS];
+#endif
+
+void place_keys(key_range range, uint first, uint kv_head)
+{
+    [[unroll]] for (uint k = 0u; k < HELD_KEYS; k++) {
+        uint position = position_of(range, first + gl_SubgroupInvocationID / GROUP_LANES * HELD_KEYS + k);
+        key_place place = place_of(position);
+        held_position[k] = place.present ? position : KAS_NONE;
+        [[unroll]] for (uint c = 0u; c < VECTORS_EACH; c++) {
+            held_k_at[k * VECTORS_EACH + c] = k_row(place, kv_head) + loaded_vector(c) * 8u;
+#ifdef KAS_VALUES
+            held_v_at[k * VECTORS_EACH + c] = v_row(place, kv_head) + loaded_vector(c) * 8u;
+#endif
+        }
+    }
+}
+
 float held_q[HELD_ROWS * DIMS];
 uint held_limit[HELD_ROWS]; /* keys that a row sees */
 float greatest[HELD_ROWS];
@@ -81,17 +113,21 @@ void hold_rows(row_block rows, kas_sequence s)
     }
 }
 
-/* This lane's part of the logits of key k. */
-void add_dots(inout float logit[LOGITS], uint k, uvec4 key[VECTORS_EACH])
+/* This lane's part of the logits of the held keys. */
+void dot_keys(out float logit[LOGITS])
 {
-    [[unroll]] for (uint c = 0u; c < VECTORS_EACH; c++)
-        [[unroll]] for (uint i = 0u; i < 4u; i++) {
-            vec2 pair = widen_pair(key[c][i]);
-            [[unroll]] for (uint r = 0u; r < HELD_ROWS; r++) {
-                uint q = r * DIMS + c * 8u + 2u * i;
-                logit[k * HELD_ROWS + r] += held_q[q] * pair.x + held_q[q + 1u] * pair.y;
+    [[unroll]] for (uint k = 0u; k < HELD_KEYS; k++) {
+        [[unroll]] for (uint r = 0u; r < HELD_ROWS; r++)
+            logit[k * HELD_ROWS + r] = 0.0;
+        [[unroll]] for (uint c = 0u; c < VECTORS_EACH; c++)
+            [[unroll]] for (uint i = 0u; i < 4u; i++) {
+                vec2 pair = widen_pair(held_k[k * VECTORS_EACH + c][i]);
+                [[unroll]] for (uint r = 0u; r < HELD_ROWS; r++) {
+                    uint q = r * DIMS + c * 8u + 2u * i;
+                    logit[k * HELD_ROWS + r] += held_q[q] * pair.x + held_q[q + 1u] * pair.y;
+                }
             }
-        }
+    }
 }
 
 /*
@@ -125,17 +161,27 @@ void reduce_logits(inout float logit[LOGITS])
         logit[i] = subgroupShuffle(held[i % each], first + i / each * (GROUP_LANES / holders));
 }
 
-#ifdef KAS_VALUES
-void add_values(float weight[LOGITS], uint k, uvec4 value[VECTORS_EACH])
+/* Keys that a row does not see have no weight. */
+void hide_keys(inout float logit[LOGITS], uint position[HELD_KEYS])
 {
-    [[unroll]] for (uint c = 0u; c < VECTORS_EACH; c++)
-        [[unroll]] for (uint i = 0u; i < 4u; i++) {
-            vec2 pair = widen_pair(value[c][i]);
-            [[unroll]] for (uint r = 0u; r < HELD_ROWS; r++) {
-                sums[r * DIMS + c * 8u + 2u * i] += weight[k * HELD_ROWS + r] * pair.x;
-                sums[r * DIMS + c * 8u + 2u * i + 1u] += weight[k * HELD_ROWS + r] * pair.y;
+    [[unroll]] for (uint i = 0u; i < LOGITS; i++)
+        if (position[i / HELD_ROWS] >= held_limit[i % HELD_ROWS])
+            logit[i] = KAS_NEGATIVE_INFINITY;
+}
+
+#ifdef KAS_VALUES
+void add_values(float weight[LOGITS], uint position[HELD_KEYS])
+{
+    [[unroll]] for (uint k = 0u; k < HELD_KEYS; k++)
+        [[unroll]] for (uint c = 0u; c < VECTORS_EACH; c++)
+            [[unroll]] for (uint i = 0u; i < 4u; i++) {
+                /* No weight makes nothing of a NaN: what an absent key left is dropped here. */
+                vec2 pair = widen_pair(position[k] == KAS_NONE ? 0u : held_v[k * VECTORS_EACH + c][i]);
+                [[unroll]] for (uint r = 0u; r < HELD_ROWS; r++) {
+                    sums[r * DIMS + c * 8u + 2u * i] += weight[k * HELD_ROWS + r] * pair.x;
+                    sums[r * DIMS + c * 8u + 2u * i + 1u] += weight[k * HELD_ROWS + r] * pair.y;
+                }
             }
-        }
 }
 #endif
 

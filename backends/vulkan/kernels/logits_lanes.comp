@@ -20,34 +20,23 @@ void store_logits(float logit[LOGITS], row_block rows, uint at, uint e, uint end
     }
 }
 
+/* Keys of the next turn load while weights are made. */
 void cover_range(key_range range, row_block rows, uint at, uint kv_head)
 {
     bool aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
-    for (uint first = range.begin + gl_SubgroupID * SUBGROUP_KEYS; first < range.end; first += GROUPS * HELD_KEYS) {
-        uint e = first + gl_SubgroupInvocationID / GROUP_LANES * HELD_KEYS;
-        uint position[HELD_KEYS];
-        uvec4 key[HELD_KEYS][VECTORS_EACH];
-        [[unroll]] for (uint k = 0u; k < HELD_KEYS; k++) {
-            position[k] = position_of(range, e + k);
-            key_place place = place_of(position[k]);
-            if (!place.present)
-                position[k] = KAS_NONE;
-            uint k_at = k_row(place, kv_head);
-            [[unroll]] for (uint c = 0u; c < VECTORS_EACH; c++)
-                key[k][c] = place.present && my_vector(c) < VECTORS ? load_k(k_at + my_vector(c) * 8u, aligned)
-                                                                    : uvec4(0u);
-        }
+    uint first = range.begin + gl_SubgroupID * SUBGROUP_KEYS;
+    place_keys(range, first, kv_head);
+    LOAD_VECTORS(load_k, HELD_VECTORS, held_k_at, aligned, held_k)
+    for (; first < range.end; first += GROUPS * HELD_KEYS) {
         float logit[LOGITS];
-        [[unroll]] for (uint i = 0u; i < LOGITS; i++)
-            logit[i] = 0.0;
-        [[unroll]] for (uint k = 0u; k < HELD_KEYS; k++)
-            add_dots(logit, k, key[k]);
+        uint position[HELD_KEYS] = held_position;
+        place_keys(range, first + GROUPS * HELD_KEYS, kv_head);
+        dot_keys(logit);
+        LOAD_VECTORS(load_k, HELD_VECTORS, held_k_at, aligned, held_k)
         reduce_logits(logit);
-        [[unroll]] for (uint i = 0u; i < LOGITS; i++)
-            if (position[i / HELD_ROWS] >= held_limit[i % HELD_ROWS])
-                logit[i] = KAS_NEGATIVE_INFINITY;
+        hide_keys(logit, position);
         if (has_flag(KAS_CALL_STORE_LOGITS))
-            store_logits(logit, rows, at, e, range.end);
+            store_logits(logit, rows, at, first + gl_SubgroupInvocationID / GROUP_LANES * HELD_KEYS, range.end);
         weigh(logit);
     }
 }

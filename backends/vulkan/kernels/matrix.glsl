@@ -113,8 +113,10 @@ void stage_rows(row_block rows, kas_sequence s, uint first, uint count)
     for (uint i = lane(); i < count * VECTORS; i += INVOCATIONS) {
         query_row row = row_of(rows, s, first + i / VECTORS);
         uvec4 elements = uvec4(0u);
-        if (row.exists)
-            elements = load_q(q_row(row) + i % VECTORS * 8u, aligned);
+        if (row.exists) {
+            uint at = q_row(row) + i % VECTORS * 8u;
+            elements = aligned ? load_q_vector(at) : load_q_elements(at);
+        }
         stage[i / VECTORS * STRIDE + i % VECTORS] = elements;
     }
     barrier();
@@ -144,19 +146,19 @@ void load_block(key_range range, uint first, uint kv_head)
 #ifdef KAS_VALUES
     bool v_aligned = is_aligned(call.v_base, call.v_stride_seq, call.v_stride_token, call.v_stride_head);
 #endif
+    uint k_at[LOADS];
+    uint v_at[LOADS];
     [[unroll]] for (uint i = 0u; i < LOADS; i++) {
         uint position = held_key(i) < KEYS ? position_of(range, first + held_key(i)) : KAS_NONE;
         key_place place = place_of(position);
         held_position[i] = place.present ? position : KAS_NONE;
-        held_k[i] = uvec4(0u);
-        if (place.present)
-            held_k[i] = load_k(k_row(place, kv_head) + held_vector(i) * 8u, k_aligned);
-#ifdef KAS_VALUES
-        held_v[i] = uvec4(0u);
-        if (place.present)
-            held_v[i] = load_v(v_row(place, kv_head) + held_vector(i) * 8u, v_aligned);
-#endif
+        k_at[i] = k_row(place, kv_head) + held_vector(i) * 8u;
+        v_at[i] = v_row(place, kv_head) + held_vector(i) * 8u;
     }
+    LOAD_VECTORS(load_k, LOADS, k_at, k_aligned, held_k)
+#ifdef KAS_VALUES
+    LOAD_VECTORS(load_v, LOADS, v_at, v_aligned, held_v)
+#endif
 }
 
 /* Stages the block that waits. Keys below `limit` are seen by every row. */
@@ -168,7 +170,8 @@ void stage_block(uint limit, uint turn)
             continue;
         stage[key * STRIDE + held_vector(i)] = held_k[i];
 #ifdef KAS_VALUES
-        stage[VALUES_AT + key * STRIDE + held_vector(i)] = held_v[i];
+        /* No weight makes nothing of a NaN: what an absent key left is dropped here. */
+        stage[VALUES_AT + key * STRIDE + held_vector(i)] = held_position[i] == KAS_NONE ? uvec4(0u) : held_v[i];
 #endif
         if (held_vector(i) == 0u) {
             key_position[key] = held_position[i];

@@ -4,41 +4,26 @@ KAS_WRITE(KAS_SLOT_PART_O, float, part_o)
 KAS_WRITE(KAS_SLOT_OUT, KAS_ELEMENT, out_data)
 KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
 
+/* Keys of the next turn load while weights are made, values of this one while logits are. */
 void cover_range(key_range range, uint kv_head)
 {
     bool k_aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
     bool v_aligned = is_aligned(call.v_base, call.v_stride_seq, call.v_stride_token, call.v_stride_head);
+    uint first = range.begin + gl_SubgroupID * SUBGROUP_KEYS;
+    place_keys(range, first, kv_head);
+    LOAD_VECTORS(load_k, HELD_VECTORS, held_k_at, k_aligned, held_k)
     /* The groups of a subgroup stay in the loop together: shuffles need all of its lanes. */
-    for (uint first = range.begin + gl_SubgroupID * SUBGROUP_KEYS; first < range.end; first += GROUPS * HELD_KEYS) {
-        uint e = first + gl_SubgroupInvocationID / GROUP_LANES * HELD_KEYS;
-        uint position[HELD_KEYS];
-        uvec4 key[HELD_KEYS][VECTORS_EACH];
-        uvec4 value[HELD_KEYS][VECTORS_EACH];
-        [[unroll]] for (uint k = 0u; k < HELD_KEYS; k++) {
-            position[k] = position_of(range, e + k);
-            key_place place = place_of(position[k]);
-            if (!place.present)
-                position[k] = KAS_NONE;
-            uint k_at = k_row(place, kv_head);
-            uint v_at = v_row(place, kv_head);
-            [[unroll]] for (uint c = 0u; c < VECTORS_EACH; c++) {
-                bool there = place.present && my_vector(c) < VECTORS;
-                key[k][c] = there ? load_k(k_at + my_vector(c) * 8u, k_aligned) : uvec4(0u);
-                value[k][c] = there ? load_v(v_at + my_vector(c) * 8u, v_aligned) : uvec4(0u);
-            }
-        }
+    for (; first < range.end; first += GROUPS * HELD_KEYS) {
         float logit[LOGITS];
-        [[unroll]] for (uint i = 0u; i < LOGITS; i++)
-            logit[i] = 0.0;
-        [[unroll]] for (uint k = 0u; k < HELD_KEYS; k++)
-            add_dots(logit, k, key[k]);
+        uint position[HELD_KEYS] = held_position;
+        LOAD_VECTORS(load_v, HELD_VECTORS, held_v_at, v_aligned, held_v)
+        place_keys(range, first + GROUPS * HELD_KEYS, kv_head);
+        dot_keys(logit);
+        LOAD_VECTORS(load_k, HELD_VECTORS, held_k_at, k_aligned, held_k)
         reduce_logits(logit);
-        [[unroll]] for (uint i = 0u; i < LOGITS; i++)
-            if (position[i / HELD_ROWS] >= held_limit[i % HELD_ROWS])
-                logit[i] = KAS_NEGATIVE_INFINITY;
+        hide_keys(logit, position);
         weigh(logit);
-        [[unroll]] for (uint k = 0u; k < HELD_KEYS; k++)
-            add_values(logit, k, value[k]);
+        add_values(logit, position);
     }
 }
 

@@ -15,12 +15,14 @@ bool is_aligned(uint base, uint stride_seq, uint stride_token, uint stride_head)
     return ((base | stride_seq | stride_token | stride_head) & 7u) == 0u;
 }
 
-/* Eight elements from `at`, whole vectors where the tensor is aligned for them. */
+/* Eight elements from `at`: a whole vector of a tensor that is aligned for them, or one by one. */
 #define LOAD_VECTOR(name, array, vectors)                                                                              \
-    uvec4 name(uint at, bool aligned)                                                                                  \
+    uvec4 name##_vector(uint at)                                                                                       \
     {                                                                                                                  \
-        if (aligned)                                                                                                   \
-            return vectors[at >> 3];                                                                                   \
+        return vectors[at >> 3];                                                                                       \
+    }                                                                                                                  \
+    uvec4 name##_elements(uint at)                                                                                     \
+    {                                                                                                                  \
         uvec4 v;                                                                                                       \
         [[unroll]] for (uint i = 0u; i < 4u; i++)                                                                      \
             v[i] = uint(array[at + 2u * i]) | uint(array[at + 2u * i + 1u]) << 16;                                     \
@@ -30,3 +32,13 @@ LOAD_VECTOR(load_k, k_data, k_vectors)
 #ifdef KAS_VALUES
 LOAD_VECTOR(load_v, v_data, v_vectors)
 #endif
+
+/* Several loads at a time, so that none waits for a branch: count addresses to count vectors. */
+#define LOAD_VECTORS(name, count, at, aligned, target)                                                                 \
+    if (aligned) {                                                                                                     \
+        [[unroll]] for (uint n = 0u; n < count; n++)                                                                   \
+            target[n] = name##_vector(at[n]);                                                                          \
+    } else {                                                                                                           \
+        [[unroll]] for (uint n = 0u; n < count; n++)                                                                   \
+            target[n] = name##_elements(at[n]);                                                                        \
+    }
