@@ -13,9 +13,11 @@
 #define ROW_STEP (VECTOR_BYTES == 64 ? 8u : 4u)
 #define TILE_VECTORS 2u
 #define TILE_FLOATS (TILE_VECTORS * LANES)
+#define FEW_ROWS 16u   /* what few_rows.h takes, FEW_STEP at once */
+#define FEW_STEP 4u
 #define CACHE_LINE 64u
 
-/* Where the keys of a block lie. Entries from `count` to `columns` are absent. */
+/* Where the keys of a block lie. Entries from `count` on are absent. */
 typedef struct key_block {
     uint32_t count, columns;
     uint32_t least, greatest; /* positions; absent entries left out */
@@ -78,9 +80,15 @@ static inline uint32_t padded_dim(const cell *c)
     return padded_width(c->session->head_dim);
 }
 
-static inline uint32_t padded_rows(uint32_t rows)
+static inline bool is_few(const cell *c, uint32_t rows)
 {
-    return (uint32_t)kas_round_up(rows, ROW_STEP);
+    return rows <= FEW_ROWS && c->session->head_dim % LANES == 0;
+}
+
+/* Up to whole register tiles, of few_rows.h where it takes the rows. */
+static inline uint32_t padded_rows(const cell *c, uint32_t rows)
+{
+    return (uint32_t)kas_round_up(rows, is_few(c, rows) ? FEW_STEP : ROW_STEP);
 }
 
 /* ---- Rows -------------------------------------------------------------------------------------------------------- */
@@ -89,10 +97,10 @@ static void load_rows(const row_set *rows, workspace *w)
 {
     const cell *c = rows->c;
     uint32_t dim = c->session->head_dim, stride = padded_dim(c);
-    memset(w->q, 0, (size_t)padded_rows(rows->count) * stride * sizeof(float));
-    memset(w->out, 0, (size_t)padded_rows(rows->count) * stride * sizeof(float));
-    memset(w->sums, 0, (size_t)padded_rows(rows->count) * LANES * sizeof(float));
-    for (uint32_t n = 0; n < padded_rows(rows->count); n++) {
+    memset(w->q, 0, (size_t)padded_rows(c, rows->count) * stride * sizeof(float));
+    memset(w->out, 0, (size_t)padded_rows(c, rows->count) * stride * sizeof(float));
+    memset(w->sums, 0, (size_t)padded_rows(c, rows->count) * LANES * sizeof(float));
+    for (uint32_t n = 0; n < padded_rows(c, rows->count); n++) {
         w->greatest[n] = KAS_NEGATIVE_INFINITY;
         w->last[n] = n < rows->count ? c->sequence.offset + query_of(rows, n) : w->last[n - 1];
     }
@@ -118,9 +126,8 @@ static inline int32_t position_of(const cell *c, const key_source *source, uint3
     return -1;
 }
 
-static void locate_absent(key_block *block, uint32_t n)
+static inline void locate_nothing(key_block *block, uint32_t n)
 {
-    block->absent = true;
     block->positions[n] = -1;
     block->k[n] = block->v[n] = zero_row;
 }
@@ -134,7 +141,8 @@ static inline void locate_entry(const cell *c, uint32_t g, int32_t position, key
         position = -1;
     }
     if (position < 0) {
-        locate_absent(block, n);
+        block->absent = true;
+        locate_nothing(block, n);
         return;
     }
     uint32_t size = element_size(c->job->dtype);
@@ -145,6 +153,22 @@ static inline void locate_entry(const cell *c, uint32_t g, int32_t position, key
     block->v[n] = (const char *)c->job->slot[KAS_SLOT_V] + v_element(c, at, slot, g) * size;
 }
 
+/* Positions [first, first + count) that follow each other in memory. */
+static inline void locate_run(const cell *c, uint32_t g, uint32_t first, key_block *block)
+{
+    uint32_t size = element_size(c->job->dtype);
+    const char *k = (const char *)c->job->slot[KAS_SLOT_K] + k_element(c, c->z, first, g) * size;
+    const char *v = (const char *)c->job->slot[KAS_SLOT_V] + v_element(c, c->z, first, g) * size;
+    uint64_t k_step = (uint64_t)c->call->k_stride_token * size, v_step = (uint64_t)c->call->v_stride_token * size;
+    block->least = first;
+    block->greatest = first + block->count - 1;
+    for (uint32_t n = 0; n < block->count; n++) {
+        block->positions[n] = (int32_t)(first + n);
+        block->k[n] = k + n * k_step;
+        block->v[n] = v + n * v_step;
+    }
+}
+
 /* Finds entries [begin, begin + BLOCK_KEYS) of the source, fewer at its end. */
 static void locate_block(const cell *c, uint32_t g, const key_source *source, uint32_t begin, key_block *block)
 {
@@ -153,23 +177,33 @@ static void locate_block(const cell *c, uint32_t g, const key_source *source, ui
     block->least = UINT32_MAX;
     block->greatest = 0;
     block->absent = false;
-    for (uint32_t n = 0; n < block->count; n++)
-        locate_entry(c, g, position_of(c, source, begin + n), block, n);
-    for (uint32_t n = block->count; n < block->columns; n++)
-        locate_absent(block, n);
+    if (block->count != 0 && begin >= source->list_count && !(c->call->flags & KAS_CALL_PAGED))
+        locate_run(c, g, source->own_begin + begin - source->list_count, block);
+    else
+        for (uint32_t n = 0; n < block->count; n++)
+            locate_entry(c, g, position_of(c, source, begin + n), block, n);
+    block->absent |= block->count < block->columns;
+    for (uint32_t n = block->count; n < BLOCK_KEYS; n++)
+        locate_nothing(block, n);
 }
 
-/* Asks for keys [first, end) of a block that is needed soon. Rows of one kv head lie far apart, where the processor
-   sees no pattern. */
-static inline void prefetch_keys(const cell *c, const key_block *block, uint32_t first, uint32_t end, bool with_v)
+/* Asks for a row of K or V that is needed soon. Rows of one kv head lie far apart, where the processor sees no
+   pattern. */
+INLINE void prefetch_row(const void *row, uint32_t bytes)
 {
-    uint32_t bytes = c->session->head_dim * element_size(c->job->dtype);
-    for (uint32_t n = first; n < kas_min_u32(end, block->count); n++)
-        for (uint32_t at = 0; at < bytes; at += CACHE_LINE) {
-            __builtin_prefetch((const char *)block->k[n] + at, 0, 2);
-            if (with_v)
-                __builtin_prefetch((const char *)block->v[n] + at, 0, 2);
-        }
+    for (uint32_t at = 0; at < bytes; at += CACHE_LINE)
+        __builtin_prefetch((const char *)row + at, 0, 2);
+}
+
+static inline uint32_t row_bytes(const cell *c)
+{
+    return c->session->head_dim * element_size(c->job->dtype);
+}
+
+static inline void prefetch_rows(const cell *c, const void *const *rows, uint32_t first, uint32_t end)
+{
+    for (uint32_t n = first; n < end; n++)
+        prefetch_row(rows[n], row_bytes(c));
 }
 
 /* ---- Packing ----------------------------------------------------------------------------------------------------- */
@@ -302,7 +336,9 @@ static void multiply_qk(const cell *c, uint32_t first, uint32_t end, const key_b
                                row,  kas_min_u32(row + PREFETCH_ROWS, end)};
             multiply_panel(&p, false, c->session->scale, block->columns - j);
             if (j == 0)
-                prefetch_keys(c, next, fetched, fetched + share, with_v);
+                prefetch_rows(c, next->k, fetched, kas_min_u32(fetched + share, BLOCK_KEYS));
+            if (j == 0 && with_v)
+                prefetch_rows(c, next->v, fetched, kas_min_u32(fetched + share, BLOCK_KEYS));
             fetched += share;
         }
     }
@@ -393,7 +429,7 @@ static uint32_t first_seeing(const key_block *block, uint32_t rows, const worksp
 static void block_logits(const cell *c, uint32_t rows, const key_block *block, const key_block *next, workspace *w)
 {
     if (is_few(c, rows)) {
-        few_logits(c, rows, block, next, false, w);
+        few_logits(c, rows, block, next, w);
     } else {
         pack_keys(c, block, w->k);
         multiply_qk(c, 0, rows, block, next, false, w);
@@ -405,10 +441,13 @@ static void block_logits(const cell *c, uint32_t rows, const key_block *block, c
 static void attend_rows(const row_set *rows, const key_source *source, bool with_v, workspace *w)
 {
     const cell *c = rows->c;
-    uint32_t stride = padded_dim(c), count = padded_rows(rows->count);
+    uint32_t stride = padded_dim(c), count = padded_rows(c, rows->count);
     key_block *block = &w->blocks[0], *next = &w->blocks[1];
-    load_rows(rows, w);
     locate_block(c, rows->g, source, source->begin, block);
+    prefetch_rows(c, block->k, 0, BLOCK_KEYS);
+    if (with_v)
+        prefetch_rows(c, block->v, 0, BLOCK_KEYS);
+    load_rows(rows, w);
     for (uint32_t begin = source->begin; begin < source->end; begin += BLOCK_KEYS) {
         locate_block(c, rows->g, source, begin + BLOCK_KEYS, next);
         uint32_t first = first_seeing(block, count, w);

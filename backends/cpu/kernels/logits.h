@@ -21,11 +21,12 @@ static void logits(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, v
     row_set rows = {.c = &c, .g = active_row(&c, y / pooled) + y % pooled};
     while (next_rows(&rows, c.sequence.queries)) {
         key_block *block = &w->blocks[0], *next = &w->blocks[1];
-        load_rows(&rows, w);
         locate_block(&c, rows.g, &source, begin, block);
+        prefetch_rows(&c, block->k, 0, BLOCK_KEYS);
+        load_rows(&rows, w);
         for (uint32_t at = begin; at < end; at += BLOCK_KEYS) {
             locate_block(&c, rows.g, &source, at + BLOCK_KEYS, next);
-            block_logits(&c, padded_rows(rows.count), block, next, w);
+            block_logits(&c, padded_rows(&c, rows.count), block, next, w);
             if (c.call->flags & KAS_CALL_STORE_LOGITS)
                 store_logits(&rows, y, at, block->count, w);
             for (uint32_t n = 0; n < rows.count; n++)

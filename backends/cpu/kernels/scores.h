@@ -40,7 +40,7 @@ static void score_rows(const row_set *rows, uint32_t candidates, bool fresh, flo
     for (uint32_t begin = 0; begin < candidates; begin += BLOCK_KEYS) {
         float totals[BLOCK_KEYS];
         locate_block(c, rows->g, &source, begin + BLOCK_KEYS, next);
-        block_logits(c, padded_rows(rows->count), block, next, w);
+        block_logits(c, padded_rows(c, rows->count), block, next, w);
         uint32_t n = 0;
         for (; n + TILE_FLOATS <= block->columns; n += TILE_FLOATS)
             sum_weights(rows->count, n, TILE_VECTORS, estimated, w, totals + n);

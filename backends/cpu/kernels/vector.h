@@ -9,6 +9,8 @@
 #endif
 
 #define LANES (VECTOR_BYTES / sizeof(float))
+/* Before a loop over an array of vectors, which lies in registers only when no index is left. */
+#define UNROLL _Pragma("GCC unroll 16")
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vector __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
@@ -91,37 +93,72 @@ INLINE vector vector_exp(vector x)
 #define ZIP_HIGH ((vector_bits){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31})
 #define EVEN_LANES ((vector_bits){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30})
 #define ODD_LANES ((vector_bits){1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31})
+#define ZIP_IN_QUADS_LOW ((vector_bits){0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29})
+#define ZIP_IN_QUADS_HIGH ((vector_bits){2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31})
+#define JOIN_PAIRS_LOW ((vector_bits){0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29})
+#define JOIN_PAIRS_HIGH ((vector_bits){2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31})
+#define EVEN_QUADS ((vector_bits){0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27})
+#define ODD_QUADS ((vector_bits){4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31})
 #elif VECTOR_BYTES == 32
 #define ZIP_LOW ((vector_bits){0, 8, 1, 9, 2, 10, 3, 11})
 #define ZIP_HIGH ((vector_bits){4, 12, 5, 13, 6, 14, 7, 15})
 #define EVEN_LANES ((vector_bits){0, 2, 4, 6, 8, 10, 12, 14})
 #define ODD_LANES ((vector_bits){1, 3, 5, 7, 9, 11, 13, 15})
+#define ZIP_IN_QUADS_LOW ((vector_bits){0, 8, 1, 9, 4, 12, 5, 13})
+#define ZIP_IN_QUADS_HIGH ((vector_bits){2, 10, 3, 11, 6, 14, 7, 15})
+#define JOIN_PAIRS_LOW ((vector_bits){0, 1, 8, 9, 4, 5, 12, 13})
+#define JOIN_PAIRS_HIGH ((vector_bits){2, 3, 10, 11, 6, 7, 14, 15})
+#define EVEN_QUADS ((vector_bits){0, 1, 2, 3, 8, 9, 10, 11})
+#define ODD_QUADS ((vector_bits){4, 5, 6, 7, 12, 13, 14, 15})
 #else
 #define ZIP_LOW ((vector_bits){0, 4, 1, 5})
 #define ZIP_HIGH ((vector_bits){2, 6, 3, 7})
 #define EVEN_LANES ((vector_bits){0, 2, 4, 6})
 #define ODD_LANES ((vector_bits){1, 3, 5, 7})
+#define ZIP_IN_QUADS_LOW ((vector_bits){0, 4, 1, 5})
+#define ZIP_IN_QUADS_HIGH ((vector_bits){2, 6, 3, 7})
+#define JOIN_PAIRS_LOW ((vector_bits){0, 1, 4, 5})
+#define JOIN_PAIRS_HIGH ((vector_bits){2, 3, 6, 7})
 #endif
 
-/* Lane i of the result is the sum of part[i]; the parts are used up. */
-INLINE vector sum_lanes_of(vector part[LANES])
+/* The sums of a's and of b's lanes in half as many lanes each. */
+#define FOLD(a, b, first, second) (__builtin_shuffle(a, b, first) + __builtin_shuffle(a, b, second))
+
+/* Four consecutive lanes of each vector folded to one: of a, b, c and d in turn. */
+INLINE vector fold_four(vector a, vector b, vector c, vector d)
 {
-    for (uint32_t left = LANES / 2; left >= 1; left /= 2)
-        for (uint32_t i = 0; i < left; i++)
-            part[i] = __builtin_shuffle(part[2 * i], part[2 * i + 1], EVEN_LANES) +
-                      __builtin_shuffle(part[2 * i], part[2 * i + 1], ODD_LANES);
-    return part[0];
+    vector ab = FOLD(a, b, ZIP_IN_QUADS_LOW, ZIP_IN_QUADS_HIGH), cd = FOLD(c, d, ZIP_IN_QUADS_LOW, ZIP_IN_QUADS_HIGH);
+    return FOLD(ab, cd, JOIN_PAIRS_LOW, JOIN_PAIRS_HIGH);
+}
+
+/* Lane i of the result is the sum of part[i]. */
+INLINE vector sum_lanes_of(const vector part[LANES])
+{
+    vector a = fold_four(part[0], part[1], part[2], part[3]);
+#if VECTOR_BYTES >= 32
+    vector b = fold_four(part[4], part[5], part[6], part[7]);
+    a = FOLD(a, b, EVEN_QUADS, ODD_QUADS);
+#endif
+#if VECTOR_BYTES == 64
+    vector c = fold_four(part[8], part[9], part[10], part[11]), d = fold_four(part[12], part[13], part[14], part[15]);
+    c = FOLD(c, d, EVEN_QUADS, ODD_QUADS);
+    a = FOLD(a, c, EVEN_QUADS, ODD_QUADS);
+#endif
+    return a;
 }
 
 /* Transposes LANES vectors in place: lane j of row i and lane i of row j trade places. */
 INLINE void transpose(vector row[LANES])
 {
     vector next[LANES];
+    UNROLL
     for (uint32_t step = 1; step < LANES; step *= 2) {
+        UNROLL
         for (uint32_t i = 0; i < LANES / 2; i++) {
             next[2 * i] = __builtin_shuffle(row[i], row[i + LANES / 2], ZIP_LOW);
             next[2 * i + 1] = __builtin_shuffle(row[i], row[i + LANES / 2], ZIP_HIGH);
         }
+        UNROLL
         for (uint32_t i = 0; i < LANES; i++)
             row[i] = next[i];
     }
