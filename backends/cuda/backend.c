@@ -334,22 +334,13 @@ static kas_status stream_wait(kas_backend_stream *stream)
     return leave(stream->context, kas_cuda.stream_wait(stream->handle), "waiting for a CUDA stream");
 }
 
-/* The driver copies ordinary host memory before the call returns, but reads page-locked memory later. */
-static bool is_page_locked(const void *data)
-{
-    unsigned type = 0; /* stays 0 for memory that the driver does not know */
-    int attribute = CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
-    void *value = &type;
-    kas_cuda.pointer_attributes(1, &attribute, &value, (CUdeviceptr)(uintptr_t)data);
-    return type != 0;
-}
-
+/* Waits, because the driver reads page-locked host memory only when the stream gets there. */
 static kas_status write_buffer(kas_backend_stream *stream, kas_backend_buffer *buffer, uint64_t offset,
                                const void *data, uint64_t size)
 {
     KAS_TRY(enter(stream->context));
     CUresult error = kas_cuda.copy_in(buffer->pointer + offset, data, size, stream->handle);
-    if (error == CUDA_SUCCESS && is_page_locked(data))
+    if (error == CUDA_SUCCESS)
         error = kas_cuda.stream_wait(stream->handle);
     return leave(stream->context, error, "copying to CUDA memory");
 }

@@ -39,7 +39,6 @@ enum {
 
 enum {
     CU_STREAM_NON_BLOCKING = 1,
-    CU_POINTER_ATTRIBUTE_MEMORY_TYPE = 2,
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
     CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X = 5,
     CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y = 6,
@@ -74,8 +73,6 @@ enum {
     X(copy_out_now, "cuMemcpyDtoH_v2", (void *target, CUdeviceptr source, size_t bytes))                               \
     X(copy_device, "cuMemcpyDtoDAsync_v2", (CUdeviceptr target, CUdeviceptr source, size_t bytes, CUstream stream))    \
     X(fill, "cuMemsetD8Async", (CUdeviceptr target, unsigned char value, size_t bytes, CUstream stream))               \
-    X(pointer_attributes, "cuPointerGetAttributes",                                                                    \
-      (unsigned count, int *attributes, void **values, CUdeviceptr pointer))                                           \
     X(stream_create, "cuStreamCreate", (CUstream *stream, unsigned flags))                                             \
     X(stream_destroy, "cuStreamDestroy_v2", (CUstream stream))                                                         \
     X(stream_wait, "cuStreamSynchronize", (CUstream stream))                                                           \

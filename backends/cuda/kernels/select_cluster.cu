@@ -16,8 +16,7 @@ struct cluster_memory {
     kas_u32 above;
     kas_u32 greater; /* of this block's keys, those above the least kept one, and those equal */
     kas_u32 equal;
-    kas_u32 padding[3];
-    kas_u32 keys[CLUSTER_KEYS];
+    __align__(16) kas_u32 keys[CLUSTER_KEYS];
 };
 
 KAS_CU kas_u32 cluster_rank()
