@@ -441,7 +441,7 @@ kas_status kas_plan_parse(const char *text, size_t size, kas_plan **plan)
     if (!text || !plan)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "kas_plan_parse: %s is NULL", text ? "plan" : "text");
     if (size > KAS_PLAN_MAX_FILE)
-        return kas_fail(KAS_ERROR_LIMIT, "plan text: %zu bytes, at most %u are read", size, KAS_PLAN_MAX_FILE);
+        return kas_fail(KAS_ERROR_FORMAT, "plan text: %zu bytes, at most %u are read", size, KAS_PLAN_MAX_FILE);
     return parse_plan(&origin, text, size, plan);
 }
 

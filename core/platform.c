@@ -161,7 +161,7 @@ static kas_status read_open_file(FILE *file, const char *path, uint64_t limit, c
     if (fstat(fileno(file), &status) != 0 || !S_ISREG(status.st_mode))
         return kas_fail(KAS_ERROR_IO, "%s: not a regular file", path);
     if ((uint64_t)status.st_size > limit)
-        return kas_fail(KAS_ERROR_LIMIT, "%s: %lld bytes, at most %llu are read", path, (long long)status.st_size,
+        return kas_fail(KAS_ERROR_FORMAT, "%s: %lld bytes, at most %llu are read", path, (long long)status.st_size,
                         (unsigned long long)limit);
     size_t expected = (size_t)status.st_size;
     char *bytes = kas_alloc(expected + 1, 1);

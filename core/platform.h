@@ -45,7 +45,7 @@ uint64_t kas_physical_memory(void);
 uint64_t kas_clock(void);
 
 /*
- * Reads a whole file into memory for kas_release, a zero byte behind it. Errors: IO with the path; LIMIT when the file
+ * Reads a whole file into memory for kas_release, a zero byte behind it. Errors: IO with the path; FORMAT when the file
  * holds more than `limit` bytes; OUT_OF_MEMORY.
  */
 kas_status kas_file_read(const char *path, uint64_t limit, char **data, size_t *size);

@@ -47,6 +47,7 @@ int tool_exit_code(kas_status status)
         return EXIT_OK;
     case KAS_ERROR_INVALID_ARGUMENT:
     case KAS_ERROR_UNSUPPORTED:
+    case KAS_ERROR_LIMIT:
         return EXIT_USAGE;
     case KAS_ERROR_IO:
     case KAS_ERROR_FORMAT:

@@ -549,7 +549,7 @@ static void deep_nesting(void **state)
     char *text = malloc(huge);
     assert_non_null(text);
     memset(text, '[', huge);
-    assert_text_rejected(text, huge, KAS_ERROR_LIMIT, "104857600 bytes, at most 4194304 are read");
+    assert_text_rejected(text, huge, KAS_ERROR_FORMAT, "104857600 bytes, at most 4194304 are read");
     assert_text_rejected(text, 1u << 20, KAS_ERROR_FORMAT, "line 1 nests deeper than 32 levels");
     assert_text_rejected(text, 33, KAS_ERROR_FORMAT, "nests deeper than 32 levels");
     assert_text_rejected(text, 32, KAS_ERROR_FORMAT, "is not valid JSON");
@@ -560,7 +560,7 @@ static void deep_nesting(void **state)
     assert_int_equal(fwrite(text, 1, huge, file), huge);
     fclose(file);
     kas_plan *plan = NULL;
-    assert_int_equal(kas_plan_load(folder.path, &plan), KAS_ERROR_LIMIT);
+    assert_int_equal(kas_plan_load(folder.path, &plan), KAS_ERROR_FORMAT);
     assert_sentence("huge.json: 104857600 bytes, at most 4194304", __LINE__);
     assert_null(plan);
     scratch_close(&folder);
