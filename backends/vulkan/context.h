@@ -225,7 +225,7 @@ void kas_vulkan_cache_close(kas_backend_context *context);
 
 /* KAS_VULKAN_HAVE_MATRIX: a shader compiler of this build knows cooperative matrices. */
 #ifdef KAS_VULKAN_HAVE_MATRIX
-#define KAS_VULKAN_VARIANT_COUNT 34
+#define KAS_VULKAN_VARIANT_COUNT 37
 #else
 #define KAS_VULKAN_VARIANT_COUNT 30
 #endif

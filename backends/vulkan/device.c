@@ -8,7 +8,7 @@
 #define STORAGE_BUFFERS_NEEDED (KAS_SLOT_COUNT - 2)
 #define INVOCATIONS_NEEDED 128
 #define SHARED_MEMORY_NEEDED 16384
-#define MATRIX_SHARED_MEMORY 32768
+#define MATRIX_SHARED_MEMORY 49152
 /* Vector loads are 16 bytes wide. */
 #define LEAST_ALIGNMENT 16
 
@@ -235,7 +235,7 @@ static bool covers_subgroups(const VkPhysicalDeviceVulkan11Properties *p)
            (p->subgroupSupportedOperations & needed) == needed && p->subgroupSize >= 4 && p->subgroupSize <= 128;
 }
 
-/* Kernels on matrices give each subgroup rows of 16 and stage 64 rows of q, or of k and v, in shared memory. */
+/* Kernels on matrices give each subgroup 16 rows and stage up to 128 rows of k and v in shared memory. */
 static bool fits_matrix_kernels(const VkPhysicalDeviceProperties *p, const kas_vulkan_limits *limits)
 {
     return (limits->subgroup_size == 32 || limits->subgroup_size == 64) &&

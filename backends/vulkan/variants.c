@@ -72,14 +72,17 @@ static const kas_vulkan_code select_lanes = {BUILD(KAS_DTYPE_F32, select_lanes),
 /* ---- Rows on cooperative matrices: f16, head dimensions in steps of a matrix's side ------------------------------ */
 
 #ifdef KAS_VULKAN_HAVE_MATRIX
-#define MATRIX_CODE(op)                                                                                                \
+#define MATRIX_CODE(op, invocation_count)                                                                                \
     DECLARE(op##_matrix_f16)                                                                                           \
-    static const kas_vulkan_code op##_matrix = {BUILD(KAS_DTYPE_F16, op##_matrix_f16), .invocations = 128};
+    static const kas_vulkan_code op##_matrix = {BUILD(KAS_DTYPE_F16, op##_matrix_f16), .invocations = invocation_count};
 
-MATRIX_CODE(attend)
-MATRIX_CODE(lse)
-MATRIX_CODE(scores)
-MATRIX_CODE(sparse)
+MATRIX_CODE(attend, 256)
+MATRIX_CODE(lse, 256)
+MATRIX_CODE(scores, 256)
+MATRIX_CODE(sparse, 256)
+MATRIX_CODE(attend_split, 128)
+MATRIX_CODE(sparse_split, 128)
+MATRIX_CODE(logits, 128)
 
 #define MATRIX_ROW(number, text, ...)                                                                                  \
     {.name = #text "_matrix",                                                                                          \
@@ -122,9 +125,9 @@ MATRIX_CODE(sparse)
     }
 
 const kas_variant kas_vulkan_variants[] = {
-    MATRIX_ROW(KAS_OP_ATTEND, attend, .block_queries = 16)
+    MATRIX_ROW(KAS_OP_ATTEND, attend, .block_queries = 32)
     TYPED_ROWS(KAS_OP_ATTEND, attend, .block_queries = 16, .per_head = true),
-    MATRIX_ROW(KAS_OP_LSE, lse, .block_queries = 32)
+    MATRIX_ROW(KAS_OP_LSE, lse, .block_queries = 64)
     TYPED_ROWS(KAS_OP_LSE, lse, .block_queries = 16, .per_head = true),
     MATRIX_ROW(KAS_OP_SCORES, scores, .block_keys = 256)
     TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
@@ -135,13 +138,16 @@ const kas_variant kas_vulkan_variants[] = {
      .needs = KAS_FEATURE_SUBGROUP,
      .code = &select_lanes},
     PLAIN_ROW(KAS_OP_SELECT, select),
-    MATRIX_ROW(KAS_OP_SPARSE, sparse, .block_queries = 16)
+    MATRIX_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     TYPED_ROWS(KAS_OP_SPARSE, sparse, .block_queries = 16, .per_head = true),
+    MATRIX_ROW(KAS_OP_ATTEND_SPLIT, attend_split, .max_group = 0)
     LANES_ROW(KAS_OP_ATTEND_SPLIT, attend_split),
     TYPED_ROWS(KAS_OP_ATTEND_SPLIT, attend_split),
+    MATRIX_ROW(KAS_OP_SPARSE_SPLIT, sparse_split, .max_group = 0)
     LANES_ROW(KAS_OP_SPARSE_SPLIT, sparse_split),
     TYPED_ROWS(KAS_OP_SPARSE_SPLIT, sparse_split),
     TYPED_ROWS(KAS_OP_MERGE, merge),
+    MATRIX_ROW(KAS_OP_LOGITS, logits, .max_group = 0)
     LANES_ROW(KAS_OP_LOGITS, logits),
     TYPED_ROWS(KAS_OP_LOGITS, logits),
     PLAIN_ROW(KAS_OP_POOL, pool, .block_keys = GENERIC_INVOCATIONS),

@@ -1,5 +1,5 @@
 #version 450
-/* attend_matrix.comp - attend on cooperative matrices: 16 queries of all heads of a kv head. */
+/* attend_matrix.comp - attend on cooperative matrices: 32 queries of all heads of a kv head. */
 #extension GL_GOOGLE_include_directive : require
 #pragma use_vulkan_memory_model
 #define KAS_VALUES
@@ -11,7 +11,7 @@
 #include "matrix.glsl"
 #include "matrix_online.glsl"
 
-const uint QUERIES = 16u;
+const uint QUERIES = 32u;
 
 void main()
 {

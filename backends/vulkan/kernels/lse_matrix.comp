@@ -1,6 +1,6 @@
 #version 450
 /*
- * lse_matrix.comp - lse on cooperative matrices: 32 queries of all heads of a kv head. A subgroup takes 32 rows; every
+ * lse_matrix.comp - lse on cooperative matrices: 64 queries of all heads of a kv head. A subgroup takes 32 rows; every
  * element of its logits keeps a softmax of its own, over each 16th key, and a row's meet at the end.
  */
 #extension GL_GOOGLE_include_directive : require
@@ -17,7 +17,7 @@
 #include "matrix.glsl"
 KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
 
-const uint QUERIES = 32u;
+const uint QUERIES = 64u;
 const uint STRIPS_EACH = 2u;
 const uint ROWS = SUBGROUPS * STRIPS_EACH * SIDE;
 

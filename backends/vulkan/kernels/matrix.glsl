@@ -1,7 +1,8 @@
 /*
  * matrix.glsl - what the rows on cooperative matrices share: products of 16 x 16 x 16 f16 values with f32 sums in the
- * scope of a subgroup, blocks of 32 keys staged in shared memory, and a strip of shared memory for each subgroup, in
- * which it sees a matrix as rows. After vectors.glsl.
+ * scope of a subgroup, blocks of keys staged in shared memory, and a strip of shared memory for each subgroup, in which
+ * it sees a matrix as rows. In prefill subgroups share the block's 32 keys and have rows of their own; with
+ * KAS_OWN_KEYS, for decode, they share 16 rows and have keys of their own. After vectors.glsl.
  *
  * Which invocation holds which element of a matrix is the driver's choice, but the same for all matrices of a type: a
  * matrix of indices tells. Logits are in units of log 2, so that weights are exp2 of differences.
@@ -16,8 +17,14 @@
 layout(constant_id = KAS_CONSTANT_SUBGROUP) const uint SUBGROUP = 32;
 
 const uint SIDE = 16u; /* of a matrix */
-const uint KEYS = 32u; /* in a block */
 const uint SUBGROUPS = INVOCATIONS / SUBGROUP;
+#ifdef KAS_OWN_KEYS
+const uint STRIP_KEYS = SUBGROUP / 2u; /* that a subgroup works on at once */
+const uint KEYS = SUBGROUPS * STRIP_KEYS;
+#else
+const uint STRIP_KEYS = 32u;
+const uint KEYS = STRIP_KEYS; /* in a block */
+#endif
 const uint SLICES = HEAD_DIM / SIDE;
 const uint VECTORS = HEAD_DIM / 8u; /* of 8 elements in a row */
 const uint STRIDE = VECTORS + 1u;   /* of a staged row: the odd vector spreads rows over the banks */
@@ -39,10 +46,11 @@ LOAD_VECTOR(load_q, q_data, q_vectors)
 #define ROW_MAJOR gl_CooperativeMatrixLayoutRowMajor
 #define COLUMN_MAJOR gl_CooperativeMatrixLayoutColumnMajor
 
+/* Rows that fit the stage: of q, or of k and v. */
 #ifdef KAS_VALUES
-#define STAGED_ROWS 64u
+const uint STAGED_ROWS = 2u * KEYS;
 #else
-#define STAGED_ROWS KAS_STAGED_ROWS
+const uint STAGED_ROWS = KEYS < KAS_STAGED_ROWS ? KAS_STAGED_ROWS : KEYS;
 #endif
 const uint VALUES_AT = KEYS * STRIDE; /* of the values, behind the keys */
 
@@ -57,9 +65,28 @@ shared uint block_hides[2];
 const uint STRIP_STRIDE = 9u;
 const uint STRIP = SIDE * STRIP_STRIDE;
 const uint ROW_LANES = SUBGROUP / SIDE; /* that share a row of the strip */
-const uint LANE_KEYS = KEYS / ROW_LANES;
+const uint LANE_KEYS = STRIP_KEYS / ROW_LANES;
 
 shared uvec4 strips[SUBGROUPS * STRIP];
+
+/* The subgroup's rows are those from my_rows() on of the work group's, its keys those from my_keys() on of the block. */
+uint my_rows()
+{
+#ifdef KAS_OWN_KEYS
+    return 0u;
+#else
+    return gl_SubgroupID * SIDE;
+#endif
+}
+
+uint my_keys()
+{
+#ifdef KAS_OWN_KEYS
+    return gl_SubgroupID * STRIP_KEYS;
+#else
+    return 0u;
+#endif
+}
 
 uint strip_at()
 {

@@ -1,5 +1,5 @@
 #version 450
-/* sparse_matrix.comp - sparse on cooperative matrices: 16 queries of a tile, of all heads of a kv head. */
+/* sparse_matrix.comp - sparse on cooperative matrices: 32 queries of a tile, of all heads of a kv head. */
 #extension GL_GOOGLE_include_directive : require
 #pragma use_vulkan_memory_model
 #define KAS_VALUES
@@ -14,11 +14,11 @@
 #include "matrix.glsl"
 #include "matrix_online.glsl"
 
-const uint QUERIES = 16u;
+const uint QUERIES = 32u;
 
 void main()
 {
-    const uint blocks = TILE / QUERIES;
+    const uint blocks = kas_ceil_div(TILE, QUERIES);
     kas_sequence s = load_sequence();
     uint x = gl_NumWorkGroups.x - 1u - gl_WorkGroupID.x;
     uint u = x / blocks;
