@@ -33,6 +33,8 @@ typedef struct kas_cpu_code {
 
 #if defined(__x86_64__)
 #define KAS_CPU_VARIANT_COUNT (3 * 9 + 1)
+#elif defined(__aarch64__)
+#define KAS_CPU_VARIANT_COUNT (2 * 9 + 1)
 #else
 #define KAS_CPU_VARIANT_COUNT (9 + 1)
 #endif

@@ -25,6 +25,8 @@ const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT] = {
 #if defined(__x86_64__)
     ROWS("avx512", KAS_FEATURE_AVX512, kas_cpu_rows_avx512),
     ROWS("avx2", KAS_FEATURE_AVX2, kas_cpu_rows_avx2),
+#elif defined(__aarch64__)
+    ROWS("neon", KAS_FEATURE_NEON, kas_cpu_rows_neon),
 #endif
     ROWS("generic", 0, kas_cpu_rows_generic),
     ROW("generic", KAS_OP_MERGE, 0, kas_cpu_merge),

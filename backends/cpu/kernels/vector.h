@@ -6,11 +6,14 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(VECTOR_NEON)
+#include <arm_neon.h>
 #endif
 
 #define LANES (VECTOR_BYTES / sizeof(float))
 /* Before a loop over an array of vectors, which lies in registers only when no index is left. */
 #define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_TWICE _Pragma("GCC unroll 2")
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vector __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
@@ -197,6 +200,8 @@ INLINE vector widen_f16(vector_halves half)
     return (vector)_mm512_cvtph_ps((__m256i)half);
 #elif VECTOR_BYTES == 32
     return (vector)_mm256_cvtph_ps((__m128i)half);
+#elif defined(VECTOR_NEON)
+    return (vector)vcvt_f32_f16((float16x4_t)half);
 #else
     vector_bits bits = (vector_bits)__builtin_convertvector(half, vector_words);
     vector_bits magnitude = (bits & 0x7fff) << 13;
