@@ -119,6 +119,18 @@ valgrind_units() {
     return $found
 }
 
+# The CPU device of another processor: built by a cross compiler, run under qemu.
+other_processor() {
+    local folder=out/aarch64
+    if [ "$(uname -m)" != x86_64 ]; then
+        note skipped 1 "64-bit Arm: cross compiled on x86-64 alone"
+        return
+    fi
+    step "cross compiler" "$repository/scripts/deps.sh" --cross || return
+    step "64-bit Arm build" build_preset aarch64 "$folder" || return
+    tests "64-bit Arm tests" "$folder" -R '^(unit\.|conformance_cpu_quick)'
+}
+
 # The main job as a user runs it; the arguments are those of quickstart.sh.
 main_job() {
     "$repository/build/kascade" run --model "$repository/models/pico-qwen3" --plan "$repository/plans/pico-qwen3.json" \
@@ -173,6 +185,7 @@ if [ "$tier" != quick ]; then
     step "tsan build" build_preset tsan out/tsan -DKASCADE_TOOLS=OFF -DKASCADE_EXAMPLES=OFF &&
         tests "tsan tests" out/tsan -R '^(unit|api)'
     step "valgrind" valgrind_units
+    other_processor
     fuzz 600
 fi
 finish

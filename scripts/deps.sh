@@ -11,14 +11,17 @@ device_packages=(opencl-headers ocl-icd-opencl-dev pocl-opencl-icd
     libvulkan-dev mesa-vulkan-drivers glslc glslang-tools spirv-tools)
 # The tests: cmocka, a C++ compiler for the public headers, clang for fuzzing, checkers of memory and of device use.
 test_packages=(git g++ libcmocka-dev clang libclang-rt-dev valgrind vulkan-validationlayers)
+# Cross compiling for 64-bit Arm and running the result: the full tier on other processors.
+cross_packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user libcjson-dev:arm64 libcmocka-dev:arm64)
 # Taken where the distribution has them.
 optional_packages=(oclgrind)
 
 usage() {
     cat <<TEXT
-usage: scripts/deps.sh [--minimal | --list]
+usage: scripts/deps.sh [--minimal | --cross | --list]
 Installs the packages that building and testing needs (Debian 12, Ubuntu 24.04; as root or through sudo).
   --minimal   only what the library and the kascade command need (CPU device, no tests)
+  --cross     what building for 64-bit Arm and testing it under qemu needs; adds dpkg's architecture arm64
   --list      print the package names and install nothing
 TEXT
 }
@@ -72,6 +75,10 @@ case "${1-}" in
     required=("${build_packages[@]}")
     optional=()
     ;;
+--cross)
+    required=("${cross_packages[@]}")
+    optional=()
+    ;;
 --list)
     printf '%s\n' "${required[@]}" "${optional[@]}"
     exit 0
@@ -97,6 +104,10 @@ if [ ${#missing[@]} -eq 0 ]; then
     exit 0
 fi
 find_root
+if [ "${1-}" = --cross ] && ! dpkg --print-foreign-architectures | grep -qx arm64; then
+    echo "deps.sh: adding dpkg's architecture arm64"
+    "${as_root[@]}" dpkg --add-architecture arm64 || die "dpkg cannot add the architecture arm64"
+fi
 echo "deps.sh: refreshing the package lists"
 apt_get update || echo "deps.sh: apt-get update failed; going on with the lists that are there" >&2
 find_missing
