@@ -231,6 +231,17 @@ static kas_backend_context *find_open(const kas_vulkan_process *process, uint32_
     return NULL;
 }
 
+static void lock_process(kas_vulkan_process *process)
+{
+    while (atomic_flag_test_and_set(&process->lock))
+        ;
+}
+
+static void unlock_process(kas_vulkan_process *process)
+{
+    atomic_flag_clear(&process->lock);
+}
+
 kas_status kas_vulkan_open(uint32_t index, const kas_context_desc *desc, kas_device_info *info,
                            kas_backend_context **context)
 {
@@ -238,43 +249,39 @@ kas_status kas_vulkan_open(uint32_t index, const kas_context_desc *desc, kas_dev
         return open_new(index, desc, info, context);
     kas_vulkan_process *process = kas_vulkan_get_process();
     uint64_t features = consistent_features(info->features);
-    kas_status status = KAS_OK;
-    kas_mutex_lock(process->lock);
+    lock_process(process);
     kas_backend_context *c = find_open(process, index, features, &desc->cache);
-    if (c) {
+    if (c)
         c->uses++;
-        info->features = features;
-        *context = c;
-    } else {
-        status = open_new(index, desc, info, context);
-        if (status == KAS_OK) {
-            (*context)->next = process->contexts;
-            process->contexts = *context;
-        }
+    unlock_process(process);
+    if (!c) {
+        KAS_TRY(open_new(index, desc, info, &c));
+        lock_process(process);
+        c->next = process->contexts;
+        process->contexts = c;
+        unlock_process(process);
     }
-    kas_mutex_unlock(process->lock);
-    return status;
+    info->features = features;
+    *context = c;
+    return KAS_OK;
 }
 
-static void leave_process(kas_vulkan_process *process, const kas_backend_context *context)
+/* One user less; true when that was the last, and the context has left the list. */
+static bool leave_process(kas_vulkan_process *process, kas_backend_context *context)
 {
+    lock_process(process);
+    bool last = --context->uses == 0;
     kas_backend_context **at = &process->contexts;
-    while (*at != context)
+    while (last && *at != context)
         at = &(*at)->next;
-    *at = context->next;
+    if (last)
+        *at = context->next;
+    unlock_process(process);
+    return last;
 }
 
 void kas_vulkan_close(kas_backend_context *context)
 {
-    if (!context->owns_device) {
+    if (!context->owns_device || leave_process(kas_vulkan_get_process(), context))
         destroy_context(context);
-        return;
-    }
-    kas_vulkan_process *process = kas_vulkan_get_process();
-    kas_mutex_lock(process->lock);
-    if (--context->uses == 0) {
-        leave_process(process, context);
-        destroy_context(context);
-    }
-    kas_mutex_unlock(process->lock);
 }

@@ -12,6 +12,8 @@
 
 #include <kascade/vulkan.h>
 
+#include <stdatomic.h>
+
 /* ---- Physical devices ------------------------------------------------------------------------------------------- */
 
 typedef struct kas_vulkan_limits {
@@ -41,7 +43,7 @@ typedef struct kas_vulkan_process {
     VkInstance instance;
     uint32_t device_count;
     VkPhysicalDevice devices[16];
-    kas_mutex *lock;
+    atomic_flag lock; /* of contexts and their uses, held for no longer than a walk over the list */
     kas_backend_context *contexts; /* open, with devices of our own */
 } kas_vulkan_process;
 

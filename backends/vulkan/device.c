@@ -12,7 +12,7 @@
 /* Vector loads are 16 bytes wide. */
 #define LEAST_ALIGNMENT 16
 
-static kas_vulkan_process process;
+static kas_vulkan_process process = {.lock = ATOMIC_FLAG_INIT};
 
 kas_vulkan_process *kas_vulkan_get_process(void)
 {
@@ -86,11 +86,6 @@ uint32_t kas_vulkan_probe(char *reason, size_t reason_size)
     }
     if (!create_instance(get, reason, reason_size))
         return 0;
-    process.lock = kas_mutex_create();
-    if (!process.lock) {
-        snprintf(reason, reason_size, "host memory is exhausted");
-        return 0;
-    }
     find_devices(reason, reason_size);
     return process.device_count;
 }

@@ -65,7 +65,9 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
     greatest = LEAST;
     total = 0.0;
     clear_hides();
-    load_block(range, range.begin, kv_head);
+    place_block(range, range.begin);
+    load_block(kv_head);
+    place_block(range, range.begin + KEYS);
     for (uint first = range.begin; first < range.end; first += KEYS) {
         barrier();
         stage_block(limit, turn);
@@ -74,7 +76,8 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
         turn ^= 1u;
         if (lane() == 0u)
             block_hides[turn] = 0u;
-        load_block(range, first + KEYS, kv_head);
+        load_block(kv_head);
+        place_block(range, first + 2u * KEYS);
         [[unroll]] for (uint n = 0u; n < STRIP_KEYS / SIDE; n++) {
             MATRIX_SUM sums = MATRIX_SUM(0.0);
             [[unroll]] for (uint c = 0u; c < SLICES; c++) {

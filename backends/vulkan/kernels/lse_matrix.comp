@@ -75,7 +75,9 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
     float scale = session.scale * LOG2_E;
     uint turn = 0u;
     clear_hides();
-    load_block(range, range.begin, kv_head);
+    place_block(range, range.begin);
+    load_block(kv_head);
+    place_block(range, range.begin + KEYS);
     for (uint first = range.begin; first < range.end; first += KEYS) {
         barrier();
         stage_block(limit, turn);
@@ -84,7 +86,8 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
         turn ^= 1u;
         if (lane() == 0u)
             block_hides[turn] = 0u;
-        load_block(range, first + KEYS, kv_head);
+        load_block(kv_head);
+        place_block(range, first + 2u * KEYS);
         MATRIX_SUM logits[STRIPS_EACH * 2u];
         [[unroll]] for (uint n = 0u; n < 2u; n++) {
             [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)

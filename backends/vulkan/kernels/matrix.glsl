@@ -155,6 +155,7 @@ uvec4 held_k[LOADS];
 uvec4 held_v[LOADS];
 #endif
 uint held_position[LOADS];
+uint next_position[LOADS];
 
 uint held_key(uint i)
 {
@@ -166,8 +167,15 @@ uint held_vector(uint i)
     return (i * INVOCATIONS + lane()) % VECTORS;
 }
 
-/* Loads entries first .. first + KEYS - 1; those past the end of the range are absent. */
-void load_block(key_range range, uint first, uint kv_head)
+/* Looks up entries first .. first + KEYS - 1, the block to be loaded next; those past the end of the range are absent. */
+void place_block(key_range range, uint first)
+{
+    [[unroll]] for (uint i = 0u; i < LOADS; i++)
+        next_position[i] = held_key(i) < KEYS ? position_of(range, first + held_key(i)) : KAS_NONE;
+}
+
+/* Loads the block that place_block looked up: a list is read long before the keys that it names. */
+void load_block(uint kv_head)
 {
     bool k_aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
 #ifdef KAS_VALUES
@@ -176,9 +184,8 @@ void load_block(key_range range, uint first, uint kv_head)
     uint k_at[LOADS];
     uint v_at[LOADS];
     [[unroll]] for (uint i = 0u; i < LOADS; i++) {
-        uint position = held_key(i) < KEYS ? position_of(range, first + held_key(i)) : KAS_NONE;
-        key_place place = place_of(position);
-        held_position[i] = place.present ? position : KAS_NONE;
+        key_place place = place_of(next_position[i]);
+        held_position[i] = place.present ? next_position[i] : KAS_NONE;
         k_at[i] = k_row(place, kv_head) + held_vector(i) * 8u;
         v_at[i] = v_row(place, kv_head) + held_vector(i) * 8u;
     }

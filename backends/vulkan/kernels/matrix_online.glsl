@@ -141,7 +141,9 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
     float scale = session.scale * LOG2_E;
     uint turn = 0u;
     clear_hides();
-    load_block(range, range.begin, kv_head);
+    place_block(range, range.begin);
+    load_block(kv_head);
+    place_block(range, range.begin + KEYS);
     for (uint first = range.begin; first < range.end; first += KEYS) {
         barrier();
         stage_block(limit, turn);
@@ -150,7 +152,8 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
         turn ^= 1u;
         if (lane() == 0u)
             block_hides[turn] = 0u;
-        load_block(range, first + KEYS, kv_head);
+        load_block(kv_head);
+        place_block(range, first + 2u * KEYS);
         [[unroll]] for (uint n = 0u; n < STRIP_KEYS / SIDE; n++) {
             MATRIX_SUM logits = MATRIX_SUM(0.0);
             [[unroll]] for (uint c = 0u; c < SLICES; c++) {

@@ -61,7 +61,8 @@ void score_pass(kas_sequence s, kas_tile t, uint row, uint first, uint at)
     uint heads_end = row + session.pool_heads;
     for (uint g = row; g < heads_end; g++) {
         for (uint turn = 0u; turn < SUBGROUPS; turn++) {
-            load_block(positions(0u, t.candidates), first + turn * KEYS, g);
+            place_block(positions(0u, t.candidates), first + turn * KEYS);
+            load_block(g);
             barrier();
             stage_block(KAS_NONE, 0u);
             barrier();
