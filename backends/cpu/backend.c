@@ -1,8 +1,10 @@
 /*
- * backend.c - the CPU as a device. Buffers are host memory, a stream runs each launch at once on the context's threads,
- * which take grid cells from a shared counter. What a cell computes does not depend on the thread that runs it.
+ * backend.c - the CPU as a device. Buffers are host memory, a stream runs each launch at once on the calling thread and
+ * its helpers, which take grid cells from a shared counter. What a cell computes does not depend on the thread.
  */
 #include "cpu.h"
+
+#include "crew.h"
 
 #include "core/platform.h"
 
@@ -14,20 +16,9 @@
 
 struct kas_backend_context {
     uint32_t thread_count; /* the calling thread included */
-    kas_thread **threads;  /* thread_count - 1 helpers */
-    unsigned char *scratch;
-    kas_mutex *launch_lock; /* one launch at a time has the threads */
-    kas_mutex *lock;        /* guards what follows */
-    kas_condition *work_ready;
-    kas_condition *work_done;
-    uint64_t generation; /* grows with every launch */
-    uint32_t busy;       /* helpers still in the launch */
-    bool closing;
-    const kas_cpu_job *job;
-    kas_cpu_kernel run;
-    uint32_t grid[3];
-    _Atomic uint64_t next_cell;
-    atomic_uint next_helper;
+    kas_crew_member *crew;
+    unsigned char *scratch; /* KAS_CPU_SCRATCH_BYTES a thread */
+    kas_mutex *launch_lock; /* one launch at a time has the scratch */
 };
 
 struct kas_backend_buffer {
@@ -50,64 +41,36 @@ struct kas_backend_timer {
 
 /* ---- Threads ----------------------------------------------------------------------------------------------------- */
 
+typedef struct cells {
+    kas_backend_context *context;
+    const kas_cpu_job *job;
+    kas_cpu_kernel run;
+    const uint32_t *grid;
+    _Atomic uint64_t next;
+} cells;
+
 /* Causal work grows with x, so cells are taken from the end: the heaviest first leaves the shortest tail. */
-static void run_cells(kas_backend_context *context, void *scratch)
+static void run_cells(void *user, uint32_t thread)
 {
-    const uint32_t *grid = context->grid;
-    uint64_t cells = (uint64_t)grid[0] * grid[1] * grid[2];
+    cells *all = user;
+    const uint32_t *grid = all->grid;
+    void *scratch = all->context->scratch + (size_t)thread * KAS_CPU_SCRATCH_BYTES;
+    uint64_t count = (uint64_t)grid[0] * grid[1] * grid[2];
     for (;;) {
-        uint64_t taken = atomic_fetch_add_explicit(&context->next_cell, 1, memory_order_relaxed);
-        if (taken >= cells)
+        uint64_t taken = atomic_fetch_add_explicit(&all->next, 1, memory_order_relaxed);
+        if (taken >= count)
             return;
         uint32_t plane = (uint32_t)(taken % ((uint64_t)grid[1] * grid[2]));
         uint32_t x = grid[0] - 1 - (uint32_t)(taken / ((uint64_t)grid[1] * grid[2]));
-        context->run(context->job, x, plane % grid[1], plane / grid[1], scratch);
+        all->run(all->job, x, plane % grid[1], plane / grid[1], scratch);
     }
-}
-
-static void *scratch_of(kas_backend_context *context, uint32_t thread)
-{
-    return context->scratch + (size_t)thread * KAS_CPU_SCRATCH_BYTES;
-}
-
-static void helper_main(void *argument)
-{
-    kas_backend_context *context = argument;
-    void *scratch = scratch_of(context, 1 + atomic_fetch_add(&context->next_helper, 1));
-    uint64_t seen = 0;
-    kas_mutex_lock(context->lock);
-    for (;;) {
-        while (context->generation == seen && !context->closing)
-            kas_condition_wait(context->work_ready, context->lock);
-        if (context->closing)
-            break;
-        seen = context->generation;
-        kas_mutex_unlock(context->lock);
-        run_cells(context, scratch);
-        kas_mutex_lock(context->lock);
-        if (--context->busy == 0)
-            kas_condition_wake_all(context->work_done);
-    }
-    kas_mutex_unlock(context->lock);
 }
 
 static void run_job(kas_backend_context *context, const kas_cpu_job *job, kas_cpu_kernel run, const uint32_t *grid)
 {
+    cells all = {.context = context, .job = job, .run = run, .grid = grid};
     kas_mutex_lock(context->launch_lock);
-    kas_mutex_lock(context->lock);
-    context->job = job;
-    context->run = run;
-    memcpy(context->grid, grid, sizeof(context->grid));
-    atomic_store(&context->next_cell, 0);
-    context->busy = context->thread_count - 1;
-    context->generation++;
-    kas_condition_wake_all(context->work_ready);
-    kas_mutex_unlock(context->lock);
-    run_cells(context, scratch_of(context, 0));
-    kas_mutex_lock(context->lock);
-    while (context->busy != 0)
-        kas_condition_wait(context->work_done, context->lock);
-    kas_mutex_unlock(context->lock);
+    kas_crew_run(context->crew, run_cells, &all);
     kas_mutex_unlock(context->launch_lock);
 }
 
@@ -155,41 +118,10 @@ static kas_status cpu_device_info(uint32_t index, kas_device_info *info)
 
 static void cpu_close(kas_backend_context *context)
 {
-    if (context->lock) {
-        kas_mutex_lock(context->lock);
-        context->closing = true;
-        if (context->work_ready)
-            kas_condition_wake_all(context->work_ready);
-        kas_mutex_unlock(context->lock);
-    }
-    for (uint32_t i = 0; context->threads && i + 1 < context->thread_count; i++)
-        kas_thread_join(context->threads[i]);
-    kas_release(context->threads);
+    kas_crew_leave(context->crew);
     kas_release(context->scratch);
-    kas_condition_destroy(context->work_done);
-    kas_condition_destroy(context->work_ready);
-    kas_mutex_destroy(context->lock);
     kas_mutex_destroy(context->launch_lock);
     kas_release(context);
-}
-
-static bool start_threads(kas_backend_context *context)
-{
-    context->scratch = kas_alloc(context->thread_count, KAS_CPU_SCRATCH_BYTES);
-    context->threads = kas_alloc(context->thread_count, sizeof(*context->threads));
-    context->launch_lock = kas_mutex_create();
-    context->lock = kas_mutex_create();
-    context->work_ready = kas_condition_create();
-    context->work_done = kas_condition_create();
-    if (!context->scratch || !context->threads || !context->launch_lock || !context->lock || !context->work_ready ||
-        !context->work_done)
-        return false;
-    for (uint32_t i = 0; i + 1 < context->thread_count; i++) {
-        context->threads[i] = kas_thread_start(helper_main, context);
-        if (!context->threads[i])
-            return false;
-    }
-    return true;
 }
 
 static kas_status cpu_open(uint32_t index, const kas_context_desc *desc, kas_device_info *info,
@@ -202,7 +134,10 @@ static kas_status cpu_open(uint32_t index, const kas_context_desc *desc, kas_dev
     if (!made)
         return kas_fail_memory();
     made->thread_count = desc->threads ? desc->threads : kas_min_u32(kas_processor_count(), MOST_THREADS);
-    if (!start_threads(made)) {
+    made->scratch = kas_alloc(made->thread_count, KAS_CPU_SCRATCH_BYTES);
+    made->launch_lock = kas_mutex_create();
+    made->crew = kas_crew_enrol(made->thread_count - 1);
+    if (!made->scratch || !made->launch_lock || !made->crew) {
         cpu_close(made);
         return kas_fail_memory();
     }

@@ -14,6 +14,7 @@ INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, 
     UNROLL
     for (uint32_t i = 0; i < LANES; i++)
         part[i] = splat(0.0f);
+    UNROLL_TWICE
     for (uint32_t d = 0; d < dim; d += LANES) {
         vector keys[KEYS_AT_ONCE];
         UNROLL
@@ -69,6 +70,7 @@ INLINE void few_values_tile(const key_block *block, const key_block *next, uint3
     for (uint32_t i = 0; i < FEW_STEP; i++)
         for (uint32_t j = 0; j < vectors; j++)
             acc[i][j] = load_vector(out + (size_t)i * stride + d + j * LANES);
+    UNROLL_TWICE
     for (uint32_t n = 0; n < block->count; n++) {
         if (next)
             prefetch_row((const char *)next->v[n] + d * element_size(dtype), vectors * LANES * element_size(dtype));

@@ -1,0 +1,173 @@
+/* crew.c - the threads of all CPU contexts of the process, and the queue of launches that want help. */
+#include "crew.h"
+
+#include "core/base.h"
+#include "core/platform.h"
+
+struct kas_crew_member {
+    uint32_t helpers;
+    struct kas_crew_member *next;
+};
+
+/* A launch under way; lies on its caller's stack. */
+typedef struct task {
+    void (*work)(void *user, uint32_t n);
+    void *user;
+    uint32_t joined; /* helpers that ever took part */
+    uint32_t most;   /* helpers that may */
+    uint32_t inside; /* helpers at work */
+    struct task *next;
+} task;
+
+static kas_once created;
+static kas_mutex *roster_lock; /* members and threads; taken before `lock` */
+static kas_crew_member *members;
+static kas_thread **threads;
+static uint32_t thread_count;
+
+static kas_mutex *lock; /* tasks, closing */
+static kas_condition *work_ready, *work_done;
+static task *tasks;
+static bool closing;
+
+static void create_locks(void)
+{
+    roster_lock = kas_mutex_create();
+    lock = kas_mutex_create();
+    work_ready = kas_condition_create();
+    work_done = kas_condition_create();
+}
+
+/* ---- Helpers ------------------------------------------------------------------------------------------------------- */
+
+static task *task_with_room(void)
+{
+    task *t = tasks;
+    while (t && t->joined == t->most)
+        t = t->next;
+    return t;
+}
+
+static void helper_main(void *argument)
+{
+    (void)argument;
+    kas_mutex_lock(lock);
+    while (!closing) {
+        task *t = task_with_room();
+        if (!t) {
+            kas_condition_wait(work_ready, lock);
+            continue;
+        }
+        uint32_t n = ++t->joined;
+        t->inside++;
+        kas_mutex_unlock(lock);
+        t->work(t->user, n);
+        kas_mutex_lock(lock);
+        t->joined = t->most; /* nothing is left of it: nobody else need look */
+        if (--t->inside == 0)
+            kas_condition_wake_all(work_done);
+    }
+    kas_mutex_unlock(lock);
+}
+
+static void remove_task(task *t)
+{
+    task **link = &tasks;
+    while (*link != t)
+        link = &(*link)->next;
+    *link = t->next;
+}
+
+void kas_crew_run(const kas_crew_member *member, void (*work)(void *user, uint32_t n), void *user)
+{
+    if (member->helpers == 0) {
+        work(user, 0);
+        return;
+    }
+    task own = {.work = work, .user = user, .most = member->helpers};
+    kas_mutex_lock(lock);
+    own.next = tasks;
+    tasks = &own;
+    kas_condition_wake_all(work_ready);
+    kas_mutex_unlock(lock);
+    work(user, 0);
+    kas_mutex_lock(lock);
+    remove_task(&own);
+    while (own.inside != 0)
+        kas_condition_wait(work_done, lock);
+    kas_mutex_unlock(lock);
+}
+
+/* ---- Roster -------------------------------------------------------------------------------------------------------- */
+
+static void end_threads(void)
+{
+    kas_mutex_lock(lock);
+    closing = true;
+    kas_condition_wake_all(work_ready);
+    kas_mutex_unlock(lock);
+    for (uint32_t i = 0; i < thread_count; i++)
+        kas_thread_join(threads[i]);
+    kas_release(threads);
+    threads = NULL;
+    thread_count = 0;
+    closing = false;
+}
+
+static bool start_threads(uint32_t wanted)
+{
+    if (wanted <= thread_count)
+        return true;
+    kas_thread **more = kas_alloc(wanted, sizeof(*more));
+    if (!more)
+        return false;
+    for (uint32_t i = 0; i < thread_count; i++)
+        more[i] = threads[i];
+    kas_release(threads);
+    threads = more;
+    while (thread_count < wanted) {
+        threads[thread_count] = kas_thread_start(helper_main, NULL);
+        if (!threads[thread_count])
+            return false;
+        thread_count++;
+    }
+    return true;
+}
+
+kas_crew_member *kas_crew_enrol(uint32_t helpers)
+{
+    kas_call_once(&created, create_locks);
+    kas_crew_member *member = kas_alloc(1, sizeof(*member));
+    if (!member || !roster_lock || !lock || !work_ready || !work_done) {
+        kas_release(member);
+        return NULL;
+    }
+    member->helpers = helpers;
+    kas_mutex_lock(roster_lock);
+    if (start_threads(helpers)) {
+        member->next = members;
+        members = member;
+    } else {
+        if (!members)
+            end_threads();
+        kas_release(member);
+        member = NULL;
+    }
+    kas_mutex_unlock(roster_lock);
+    return member;
+}
+
+void kas_crew_leave(kas_crew_member *member)
+{
+    if (!member)
+        return;
+    kas_mutex_lock(roster_lock);
+    kas_crew_member **link = &members;
+    while (*link != member)
+        link = &(*link)->next;
+    *link = member->next;
+    if (!members)
+        end_threads();
+    kas_mutex_unlock(roster_lock);
+    kas_release(member);
+}
