@@ -91,41 +91,44 @@ INLINE vector vector_exp(vector x)
 
 /* ---- Across lanes ------------------------------------------------------------------------------------------------ */
 
+/* Lanes of a and b by number, b's after a's; the numbers are one of the lists below. */
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+
 #if VECTOR_BYTES == 64
-#define ZIP_LOW ((vector_bits){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23})
-#define ZIP_HIGH ((vector_bits){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31})
-#define EVEN_LANES ((vector_bits){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30})
-#define ODD_LANES ((vector_bits){1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31})
-#define ZIP_IN_QUADS_LOW ((vector_bits){0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29})
-#define ZIP_IN_QUADS_HIGH ((vector_bits){2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31})
-#define JOIN_PAIRS_LOW ((vector_bits){0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29})
-#define JOIN_PAIRS_HIGH ((vector_bits){2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31})
-#define EVEN_QUADS ((vector_bits){0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27})
-#define ODD_QUADS ((vector_bits){4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31})
+#define ZIP_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define ZIP_IN_QUADS_LOW 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define ZIP_IN_QUADS_HIGH 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define JOIN_PAIRS_LOW 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define JOIN_PAIRS_HIGH 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define EVEN_QUADS 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27
+#define ODD_QUADS 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31
 #elif VECTOR_BYTES == 32
-#define ZIP_LOW ((vector_bits){0, 8, 1, 9, 2, 10, 3, 11})
-#define ZIP_HIGH ((vector_bits){4, 12, 5, 13, 6, 14, 7, 15})
-#define EVEN_LANES ((vector_bits){0, 2, 4, 6, 8, 10, 12, 14})
-#define ODD_LANES ((vector_bits){1, 3, 5, 7, 9, 11, 13, 15})
-#define ZIP_IN_QUADS_LOW ((vector_bits){0, 8, 1, 9, 4, 12, 5, 13})
-#define ZIP_IN_QUADS_HIGH ((vector_bits){2, 10, 3, 11, 6, 14, 7, 15})
-#define JOIN_PAIRS_LOW ((vector_bits){0, 1, 8, 9, 4, 5, 12, 13})
-#define JOIN_PAIRS_HIGH ((vector_bits){2, 3, 10, 11, 6, 7, 14, 15})
-#define EVEN_QUADS ((vector_bits){0, 1, 2, 3, 8, 9, 10, 11})
-#define ODD_QUADS ((vector_bits){4, 5, 6, 7, 12, 13, 14, 15})
+#define ZIP_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define ZIP_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15
+#define ZIP_IN_QUADS_LOW 0, 8, 1, 9, 4, 12, 5, 13
+#define ZIP_IN_QUADS_HIGH 2, 10, 3, 11, 6, 14, 7, 15
+#define JOIN_PAIRS_LOW 0, 1, 8, 9, 4, 5, 12, 13
+#define JOIN_PAIRS_HIGH 2, 3, 10, 11, 6, 7, 14, 15
+#define EVEN_QUADS 0, 1, 2, 3, 8, 9, 10, 11
+#define ODD_QUADS 4, 5, 6, 7, 12, 13, 14, 15
 #else
-#define ZIP_LOW ((vector_bits){0, 4, 1, 5})
-#define ZIP_HIGH ((vector_bits){2, 6, 3, 7})
-#define EVEN_LANES ((vector_bits){0, 2, 4, 6})
-#define ODD_LANES ((vector_bits){1, 3, 5, 7})
-#define ZIP_IN_QUADS_LOW ((vector_bits){0, 4, 1, 5})
-#define ZIP_IN_QUADS_HIGH ((vector_bits){2, 6, 3, 7})
-#define JOIN_PAIRS_LOW ((vector_bits){0, 1, 4, 5})
-#define JOIN_PAIRS_HIGH ((vector_bits){2, 3, 6, 7})
+#define ZIP_LOW 0, 4, 1, 5
+#define ZIP_HIGH 2, 6, 3, 7
+#define EVEN_LANES 0, 2, 4, 6
+#define ODD_LANES 1, 3, 5, 7
+#define ZIP_IN_QUADS_LOW 0, 4, 1, 5
+#define ZIP_IN_QUADS_HIGH 2, 6, 3, 7
+#define JOIN_PAIRS_LOW 0, 1, 4, 5
+#define JOIN_PAIRS_HIGH 2, 3, 6, 7
 #endif
 
 /* The sums of a's and of b's lanes in half as many lanes each. */
-#define FOLD(a, b, first, second) (__builtin_shuffle(a, b, first) + __builtin_shuffle(a, b, second))
+#define FOLD(a, b, first, second) (SHUFFLE(a, b, first) + SHUFFLE(a, b, second))
 
 /* Four consecutive lanes of each vector folded to one: of a, b, c and d in turn. */
 INLINE vector fold_four(vector a, vector b, vector c, vector d)
@@ -158,8 +161,8 @@ INLINE void transpose(vector row[LANES])
     for (uint32_t step = 1; step < LANES; step *= 2) {
         UNROLL
         for (uint32_t i = 0; i < LANES / 2; i++) {
-            next[2 * i] = __builtin_shuffle(row[i], row[i + LANES / 2], ZIP_LOW);
-            next[2 * i + 1] = __builtin_shuffle(row[i], row[i + LANES / 2], ZIP_HIGH);
+            next[2 * i] = SHUFFLE(row[i], row[i + LANES / 2], ZIP_LOW);
+            next[2 * i + 1] = SHUFFLE(row[i], row[i + LANES / 2], ZIP_HIGH);
         }
         UNROLL
         for (uint32_t i = 0; i < LANES; i++)
@@ -174,7 +177,7 @@ INLINE float greatest_lane(vector value)
 #else
     vector folded = value;
     for (uint32_t step = 1; step < LANES; step *= 2)
-        folded = vector_max(__builtin_shuffle(folded, folded, EVEN_LANES), __builtin_shuffle(folded, folded, ODD_LANES));
+        folded = vector_max(SHUFFLE(folded, folded, EVEN_LANES), SHUFFLE(folded, folded, ODD_LANES));
     return folded[0];
 #endif
 }
