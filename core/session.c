@@ -298,11 +298,12 @@ static kas_status size_phase(kas_session *session, kas_phase phase, uint64_t lim
         fits = kas_plan_prefill(shape, shape->max_batch, shape->max_queries, shape->max_keys, tiles, shape->list_rows,
                                 true, limit, &fitted);
     } else {
-        uint32_t splits = kas_plan_splits(shape->max_keys, shape->kv_heads * shape->max_batch, shape->compute_units)
-                              .splits;
-        kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, shape->max_keys, shape->list_rows, splits,
+        uint32_t splits =
+            kas_plan_splits(shape->max_keys, shape->kv_heads * shape->max_batch, shape->compute_units).splits;
+        uint32_t stride = kas_score_stride(shape->max_keys);
+        kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true, splits,
                         splits, UINT64_MAX, &whole);
-        fits = kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, shape->max_keys, shape->list_rows,
+        fits = kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true,
                                splits, splits, limit, &fitted);
     }
     if (!fits)

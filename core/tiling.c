@@ -75,21 +75,23 @@ bool kas_plan_prefill(const kas_shape *shape, uint32_t batch, uint32_t queries, 
     plan->tiles = kas_max_u32(chunk, 1);
     plan->scores_size = tile_bytes * plan->tiles * plan->sequences;
     plan->scores = add_section(plan, plan->scores_size);
-    return plan->total <= capacity && plan->scores_size <= shape->section_limit && plan->lse_size <= shape->section_limit;
+    return plan->total <= capacity && plan->scores_size <= shape->section_limit &&
+           plan->lse_size <= shape->section_limit;
 }
 
-bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t keys, uint32_t rows,
-                     uint32_t attend_splits, uint32_t score_splits, uint64_t capacity, kas_scratch_plan *plan)
+bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t stride, uint32_t rows,
+                     bool scores, uint32_t attend_splits, uint32_t score_splits, uint64_t capacity,
+                     kas_scratch_plan *plan)
 {
     uint64_t query_rows = (uint64_t)shape->heads * queries;
     uint64_t scored_rows = (uint64_t)rows * shape->pool_heads * shape->group * queries;
-    uint32_t stride = kas_score_stride(keys);
     uint64_t sizes[4] = {
-        (uint64_t)rows * stride * sizeof(float),
+        scores ? (uint64_t)rows * stride * sizeof(float) : 0,
         scored_rows * stride * sizeof(float),
         query_rows * attend_splits * shape->head_dim * sizeof(float),
-        2 * sizeof(float) * (query_rows * attend_splits > scored_rows * score_splits ? query_rows * attend_splits
-                                                                                     : scored_rows * score_splits),
+        2 * sizeof(float) *
+            (query_rows * attend_splits > scored_rows * score_splits ? query_rows * attend_splits
+                                                                     : scored_rows * score_splits),
     };
     uint32_t sequences = kas_min_u32(batch, shape->group_limit[2]);
     uint64_t sum = 0;

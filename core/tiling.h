@@ -32,8 +32,8 @@ kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t units);
 
 /* Scratch of a chain: sections by byte offset, and how many sequences and tiles a launch may take to fit. */
 typedef struct kas_scratch_plan {
-    uint32_t sequences; /* of a launch */
-    uint32_t tiles;     /* of a launch; 1 in decode */
+    uint32_t sequences;                            /* of a launch */
+    uint32_t tiles;                                /* of a launch; 1 in decode */
     uint64_t lse, scores, logits, part_o, part_ml; /* offsets */
     uint64_t lse_size, scores_size, logits_size, part_o_size, part_ml_size;
     uint64_t total;
@@ -49,8 +49,12 @@ uint32_t kas_score_stride(uint32_t keys);
 bool kas_plan_prefill(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t keys, uint32_t tiles,
                       uint32_t rows, bool lse, uint64_t capacity, kas_scratch_plan *plan);
 
-/* Decode likewise: partial results of `attend` splits (0: none) and, with rows, logits of `score` splits. */
-bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t keys, uint32_t rows,
-                     uint32_t attend_splits, uint32_t score_splits, uint64_t capacity, kas_scratch_plan *plan);
+/*
+ * Decode likewise: partial results of `attend` splits (0: none) and, with rows, logits of `score` splits in rows of
+ * `stride` floats. scores: the chain needs a section for them.
+ */
+bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t stride, uint32_t rows,
+                     bool scores, uint32_t attend_splits, uint32_t score_splits, uint64_t capacity,
+                     kas_scratch_plan *plan);
 
 #endif

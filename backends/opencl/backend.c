@@ -264,7 +264,8 @@ static kas_status adopt_queue(kas_backend_context *context, cl_command_queue que
     if (owner != context->handle)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "the imported cl_command_queue belongs to another cl_context");
     if (properties & CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE)
-        return kas_fail(KAS_ERROR_UNSUPPORTED, "the imported cl_command_queue runs out of order; an in-order one is needed");
+        return kas_fail(KAS_ERROR_UNSUPPORTED,
+                        "the imported cl_command_queue runs out of order; an in-order one is needed");
     return KAS_OK;
 }
 
@@ -322,9 +323,9 @@ static kas_status copy_buffer(kas_backend_stream *stream, kas_backend_buffer *ta
                               kas_backend_buffer *source, uint64_t source_offset, uint64_t size)
 {
     KAS_TRY(check_alive(stream->context));
-    cl_int error = kas_cl.EnqueueCopyBuffer(stream->handle, source->handle, target->handle,
-                                            source->offset + source_offset, target->offset + target_offset, size, 0,
-                                            NULL, NULL);
+    cl_int error =
+        kas_cl.EnqueueCopyBuffer(stream->handle, source->handle, target->handle, source->offset + source_offset,
+                                 target->offset + target_offset, size, 0, NULL, NULL);
     return check(stream->context, error, "copying between OpenCL buffers");
 }
 
@@ -353,7 +354,8 @@ static kas_status check_fit(kas_backend_context *context, const kas_backend_kern
     if (error != CL_SUCCESS)
         return check(context, error, "asking OpenCL about a kernel");
     if (items < code->items)
-        return kas_fail(KAS_ERROR_UNSUPPORTED, "row %s of %s needs groups of %u work items, the device can run %zu of it",
+        return kas_fail(KAS_ERROR_UNSUPPORTED,
+                        "row %s of %s needs groups of %u work items, the device can run %zu of it",
                         kernel->variant->name, kas_op_name(kernel->variant->op), code->items, items);
     if (memory > context->local_memory)
         return kas_fail(KAS_ERROR_UNSUPPORTED, "row %s of %s needs %llu bytes of local memory, the device has %u",
@@ -387,7 +389,8 @@ static kas_backend_kernel *find_kernel(kas_backend_context *context, const kas_b
     return NULL;
 }
 
-/* The kernel with the context's mutex held: `wanted` is either made and kept or, when there is one already, released. */
+/* The kernel with the context's mutex held: `wanted` is either made and kept or, when there is one already, released.
+ */
 static kas_status take_kernel(kas_backend_context *context, kas_backend_kernel *wanted, kas_backend_kernel **kernel)
 {
     kas_backend_kernel *found = find_kernel(context, wanted);

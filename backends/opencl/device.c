@@ -107,7 +107,8 @@ uint32_t kas_cl_devices_find(char *reason, size_t reason_size)
         for (cl_uint i = 0; i < count && i < MAX_PLATFORMS; i++)
             add_devices(platforms[i], kinds[kind]);
     if (device_count == 0)
-        snprintf(reason, reason_size, "%u OpenCL platform(s) were found, but no device that can run this library", count);
+        snprintf(reason, reason_size, "%u OpenCL platform(s) were found, but no device that can run this library",
+                 count);
     return device_count;
 }
 
@@ -125,7 +126,8 @@ static uint64_t features_of(cl_device_id device)
         features |= KAS_FEATURE_SUBGROUP;
     if (number_of(device, CL_DEVICE_TYPE, sizeof(cl_device_type)) & CL_DEVICE_TYPE_CPU)
         features |= KAS_FEATURE_SERIAL;
-    if (has_extension(device, "cl_nv_device_attribute_query") && u32_of(device, DEVICE_COMPUTE_CAPABILITY_MAJOR_NV) >= 8)
+    if (has_extension(device, "cl_nv_device_attribute_query") &&
+        u32_of(device, DEVICE_COMPUTE_CAPABILITY_MAJOR_NV) >= 8)
         features |= KAS_FEATURE_MMA;
     return features;
 }

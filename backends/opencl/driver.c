@@ -28,7 +28,8 @@ bool kas_cl_driver_load(char *reason, size_t reason_size)
 {
     void *library = kas_library_open("libOpenCL.so.1");
     if (!library) {
-        snprintf(reason, reason_size, "libOpenCL.so.1 was not found (on Debian and Ubuntu: package ocl-icd-libopencl1)");
+        snprintf(reason, reason_size,
+                 "libOpenCL.so.1 was not found (on Debian and Ubuntu: package ocl-icd-libopencl1)");
         return false;
     }
     const char *missing = load_entries(library);
@@ -119,6 +120,7 @@ static kas_status status_of(cl_int error)
 kas_status kas_cl_fail(cl_int error, const char *action)
 {
     kas_status status = status_of(error);
-    return kas_fail(status, "%s: %s%s (%d)", action, status == KAS_ERROR_DEVICE_LOST ? "the OpenCL device is lost: " : "",
-                    kas_cl_error_name(error), error);
+    return kas_fail(status, "%s: %s%s (%d)", action,
+                    status == KAS_ERROR_DEVICE_LOST ? "the OpenCL device is lost: " : "", kas_cl_error_name(error),
+                    error);
 }

@@ -7,7 +7,7 @@
 
 #include "core/platform.h"
 
-#define LOG_LIMIT 65536  /* characters of a compiler's log that are looked at */
+#define LOG_LIMIT 65536 /* characters of a compiler's log that are looked at */
 #define SENTENCE_LIMIT 300
 
 /* ---- Options --------------------------------------------------------------------------------------------------- */
@@ -17,8 +17,16 @@ static const struct {
     const char *name;
     uint32_t value;
 } constants[] = {
-    {"KAS_DTYPE_F32", KAS_DTYPE_F32},       {"KAS_DTYPE_F16", KAS_DTYPE_F16},   {"KAS_DTYPE_BF16", KAS_DTYPE_BF16},
-    {"KAS_CHECK_LENGTH", KAS_CHECK_LENGTH}, {"KAS_CHECK_PAGE", KAS_CHECK_PAGE}, {"KAS_CHECK_LIST", KAS_CHECK_LIST},
+    {"KAS_DTYPE_F32", KAS_DTYPE_F32},
+    {"KAS_DTYPE_F16", KAS_DTYPE_F16},
+    {"KAS_DTYPE_BF16", KAS_DTYPE_BF16},
+    {"KAS_ENGINE_ROWS", KAS_CL_ENGINE_ROWS},
+    {"KAS_ENGINE_SERIAL", KAS_CL_ENGINE_SERIAL},
+    {"KAS_ENGINE_TILED", KAS_CL_ENGINE_TILED},
+    {"KAS_ENGINE_FEW", KAS_CL_ENGINE_FEW},
+    {"KAS_CHECK_LENGTH", KAS_CHECK_LENGTH},
+    {"KAS_CHECK_PAGE", KAS_CHECK_PAGE},
+    {"KAS_CHECK_LIST", KAS_CHECK_LIST},
 };
 
 static void define(char *options, size_t size, const char *name, uint32_t value)
@@ -33,9 +41,11 @@ void kas_cl_program_options(const kas_variant *variant, const kas_kernel_spec *s
     snprintf(options, size, "-cl-std=CL1.2%s%s", code->options ? " " : "", code->options ? code->options : "");
     for (size_t i = 0; i < KAS_COUNT(constants); i++)
         define(options, size, constants[i].name, constants[i].value);
+    define(options, size, "KAS_ENGINE", code->engine);
     define(options, size, "KAS_ITEMS", code->items);
     define(options, size, "KAS_BLOCK_QUERIES", variant->block_queries);
     define(options, size, "KAS_BLOCK_KEYS", variant->block_keys);
+    define(options, size, "KAS_PER_HEAD", variant->per_head);
     if (code->by & KAS_CL_BY_DTYPE)
         define(options, size, "KAS_DTYPE", spec->dtype);
     if (code->by & KAS_CL_BY_HEAD_DIM)
@@ -74,8 +84,8 @@ static void cache_key(cl_device_id device, const kas_variant *variant, const cha
         }
         halves[half] = hash;
     }
-    snprintf(key, size, "opencl-%s-%s-%016llx%016llx", kas_op_name(variant->op), variant->name, (unsigned long long)halves[0],
-             (unsigned long long)halves[1]);
+    snprintf(key, size, "opencl-%s-%s-%016llx%016llx", kas_op_name(variant->op), variant->name,
+             (unsigned long long)halves[0], (unsigned long long)halves[1]);
 }
 
 /* The cached program, built, or NULL: an entry that the driver refuses is as good as none. */
@@ -138,8 +148,9 @@ static kas_status fail_build(cl_program program, cl_device_id device, const kas_
         snprintf(log, LOG_LIMIT, "the driver gives no log, or one of more than %d characters", LOG_LIMIT);
     kas_log(KAS_LOG_ERROR, "opencl: row %s of %s does not compile: %s: %s", variant->name, kas_op_name(variant->op),
             kas_cl_error_name(error), log);
-    kas_status status = kas_fail(KAS_ERROR_UNSUPPORTED, "the OpenCL driver cannot compile row %s of %s: %s: %.*s",
-                                 variant->name, kas_op_name(variant->op), kas_cl_error_name(error), SENTENCE_LIMIT, log);
+    kas_status status =
+        kas_fail(KAS_ERROR_UNSUPPORTED, "the OpenCL driver cannot compile row %s of %s: %s: %.*s", variant->name,
+                 kas_op_name(variant->op), kas_cl_error_name(error), SENTENCE_LIMIT, log);
     kas_release(log);
     return status;
 }

@@ -147,21 +147,21 @@ static kas_status decode_piece(kas_work *work, const kas_piece *piece, void *use
 static uint32_t partial_splits(const kas_work *work, const chain *c)
 {
     bool dense_output = c->role == KAS_ROLE_DENSE || c->role == KAS_ROLE_DENSE_SELECT;
-    kas_splits splits = dense_output
-                            ? kas_work_splits(work)
-                            : kas_work_list_splits(work, c->lists.packed ? work->session->block.list_capacity_decode
-                                                                         : c->lists.width);
+    kas_splits splits =
+        dense_output
+            ? kas_work_splits(work)
+            : kas_work_list_splits(work, c->lists.packed ? work->session->block.list_capacity_decode : c->lists.width);
     return splits.splits > 1 ? splits.splits : 0;
 }
 
 static kas_status run_decode(kas_work *work, chain *c)
 {
-    bool fits = kas_plan_decode(&work->session->shape, work->batch, work->queries, work->keys, c->rows,
+    c->score_stride = kas_score_stride(work->keys);
+    bool fits = kas_plan_decode(&work->session->shape, work->batch, work->queries, c->score_stride, c->rows, true,
                                 partial_splits(work, c), c->rows ? kas_work_splits(work).splits : 0,
                                 work->session->scratch_size, &c->scratch);
     KAS_TRY(check_plan(fits, &c->scratch, work));
     c->scores = scratch_slice(work, c->scratch.scores);
-    c->score_stride = kas_score_stride(work->keys);
     return kas_work_pieces(work, c->scratch.sequences, 1, decode_piece, c);
 }
 
@@ -255,8 +255,9 @@ kas_status kas_log_sum_exp(kas_session *session, kas_stream *stream, kas_phase p
     chain c = {.layer = kas_identity_layer(session), .lse = args->lse};
     if (phase == KAS_PHASE_PREFILL)
         return kas_work_pieces(&work, session->context->info.max_group_count[2], plain_tiles(&work), lse_piece, &c);
-    bool fits = kas_plan_decode(&session->shape, work.batch, work.queries, work.keys, session->block.list_rows, 0,
-                                kas_work_splits(&work).splits, session->scratch_size, &c.scratch);
+    bool fits = kas_plan_decode(&session->shape, work.batch, work.queries, kas_score_stride(work.keys),
+                                session->block.list_rows, false, 0, kas_work_splits(&work).splits,
+                                session->scratch_size, &c.scratch);
     KAS_TRY(check_plan(fits, &c.scratch, &work));
     return kas_work_pieces(&work, c.scratch.sequences, 1, lse_piece, &c);
 }
@@ -313,8 +314,8 @@ kas_status kas_pooled_scores(kas_session *session, kas_stream *stream, kas_phase
     chain c = {.layer = kas_identity_layer(session), .scores = scores->values, .score_stride = scores->stride};
     bool fits;
     if (phase == KAS_PHASE_DECODE) /* pool takes one stride for scores and logits: the caller's */
-        fits = kas_plan_decode(&session->shape, work.batch, work.queries, scores->stride, session->block.list_rows, 0,
-                               kas_work_splits(&work).splits, session->scratch_size, &c.scratch);
+        fits = kas_plan_decode(&session->shape, work.batch, work.queries, scores->stride, session->block.list_rows,
+                               false, 0, kas_work_splits(&work).splits, session->scratch_size, &c.scratch);
     else
         fits = kas_plan_prefill(&session->shape, work.batch, work.queries, work.keys, work.tiles, 0, true,
                                 session->scratch_size, &c.scratch);

@@ -2,7 +2,7 @@
  * lse.cl - log-sum-exp of a block of queries over all causal keys or, estimated, over the keys of the previous lists
  * and the own ones.
  */
-#include "rows.clh"
+#include "engine.clh"
 
 /* Queries [first, last) of the sequence, none when they are equal, and the keys they see. */
 typedef struct block {
@@ -36,15 +36,10 @@ static inline block estimated_block(const kas_work *w, kas_sequence s, kas_u32 g
     return b;
 }
 
-KAS_KERNEL(kas_lse, rows_memory)
+KAS_KERNEL(kas_lse, engine_memory)
 {
-    kas_u32 g = KAS_U32(get_group_id(1));
+    kas_u32 g = prefill_kv_head(w);
     kas_sequence s = kas_load_sequence(w);
     block b = kas_has(w, KAS_CALL_ESTIMATED) ? estimated_block(w, s, g) : causal_block(w, s);
-    query_rows rows = rows_of(g * w->session->group, w->session->group, b.first, b.last - b.first);
-    for (kas_u32 row = 0u; row < rows.count; row += ROWS) {
-        load_rows(w, m, s, rows, row);
-        sum_rows(w, m, g, &b.keys, 0u, b.keys.total);
-        store_lse(w, m, s, rows, row);
-    }
+    sum_query_rows(w, m, s, g, prefill_rows(w, b.first, b.last), &b.keys);
 }

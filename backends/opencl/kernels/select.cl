@@ -25,8 +25,8 @@ typedef struct threshold {
 } threshold;
 
 /* Counts the candidates whose key agrees with `found` in the bits of `known`, by the digit at `shift`. */
-static inline void count_digits(__local select_memory *m, const __global float *scores, kas_u32 candidates, kas_u32 found,
-                                kas_u32 known, kas_u32 shift)
+static inline void count_digits(__local select_memory *m, const __global float *scores, kas_u32 candidates,
+                                kas_u32 found, kas_u32 known, kas_u32 shift)
 {
     m->bins[get_local_id(0)] = 0u;
     barrier(CLK_LOCAL_MEM_FENCE);

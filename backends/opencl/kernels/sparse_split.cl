@@ -1,7 +1,7 @@
 /* sparse_split.cl - decode: one split of the list's entries and the own keys for the rows of a kv head. */
-#include "rows.clh"
+#include "engine.clh"
 
-KAS_KERNEL(kas_sparse_split, rows_memory)
+KAS_KERNEL(kas_sparse_split, engine_memory)
 {
     kas_u32 g = KAS_U32(get_group_id(1));
     kas_sequence s = kas_load_sequence(w);
