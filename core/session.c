@@ -152,6 +152,17 @@ static void fill_block(kas_session *session, const kas_session_desc *desc)
     block->page_size = desc->page_size;
 }
 
+/* Sequences whose keys one launch can address: the others of a batch run in launches of their own. */
+static uint32_t sequences_at_once(const kas_session *session, const kas_session_desc *desc)
+{
+    const kas_session_block *block = &session->block;
+    uint64_t sequence = (uint64_t)desc->max_keys * block->kv_heads * block->head_dim * session->element_size;
+    uint64_t most = session->context->info.max_binding / sequence;
+    if (desc->page_size || most >= desc->max_batch)
+        return desc->max_batch;
+    return most ? (uint32_t)most : 1;
+}
+
 static void fill_shape(kas_session *session, const kas_session_desc *desc)
 {
     const kas_session_block *block = &session->block;
@@ -168,6 +179,7 @@ static void fill_shape(kas_session *session, const kas_session_desc *desc)
         .max_queries = desc->max_queries,
         .max_decode_queries = desc->max_decode_queries,
         .max_keys = desc->max_keys,
+        .split_groups = block->kv_heads * sequences_at_once(session, desc),
         .section_limit = info->max_binding,
         /* A fixed number on host devices: results must not depend on how many threads a context has. */
         .compute_units = info->host_memory ? 16 : info->compute_units,
@@ -298,8 +310,7 @@ static kas_status size_phase(kas_session *session, kas_phase phase, uint64_t lim
         fits = kas_plan_prefill(shape, shape->max_batch, shape->max_queries, shape->max_keys, tiles, shape->list_rows,
                                 true, limit, &fitted);
     } else {
-        uint32_t splits =
-            kas_plan_splits(shape->max_keys, shape->kv_heads * shape->max_batch, shape->compute_units).splits;
+        uint32_t splits = kas_plan_splits(shape->max_keys, shape->split_groups, shape->compute_units).splits;
         uint32_t stride = kas_score_stride(shape->max_keys);
         kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true, splits,
                         splits, UINT64_MAX, &whole);

@@ -13,6 +13,7 @@ typedef struct kas_shape {
     uint32_t tile;
     uint32_t list_rows, pool_heads;
     uint32_t max_batch, max_queries, max_decode_queries, max_keys;
+    uint32_t split_groups;  /* work groups of a decode launch besides the splits: kv heads of its sequences */
     uint64_t section_limit; /* greatest part of a buffer that a kernel can address */
     uint32_t group_limit[3];
     uint32_t compute_units;

@@ -68,14 +68,52 @@ static kas_status create_filled(kas_context *context, kas_stream *stream, const 
     return KAS_OK;
 }
 
-static uint32_t count_sets(const bench_shape *shape, uint64_t set_bytes)
+static uint32_t count_sets(const bench_shape *shape, uint64_t set_bytes, uint32_t most)
 {
     if (shape->phase == KAS_PHASE_PREFILL)
         return 1;
     uint64_t sets = (DECODE_BYTES + set_bytes - 1) / set_bytes;
     if (sets == 1 && 2 * set_bytes <= DECODE_BYTES_TWICE)
-        return 2;
-    return sets < BENCH_SETS_MAX ? (uint32_t)sets : BENCH_SETS_MAX;
+        sets = 2;
+    return sets < most ? (uint32_t)sets : most;
+}
+
+/* As few buffers as the device allows, alike in size. */
+static kas_status plan_segments(kas_context *context, const bench_shape *shape, uint64_t sequence_bytes,
+                                bench_inputs *inputs)
+{
+    kas_device_info info = {.struct_size = sizeof(info)};
+    TOOL_TRY_LIBRARY(kas_context_get_info(context, &info));
+    uint64_t largest = info.max_allocation < info.max_binding ? info.max_allocation : info.max_binding;
+    uint64_t most = largest / sequence_bytes ? largest / sequence_bytes : 1;
+    uint64_t segments = (shape->batch + most - 1) / most;
+    if (segments > BENCH_BUFFERS_MAX)
+        return tool_fail(KAS_ERROR_LIMIT, "keys of %u sequences need %llu buffers, at most %d are made", shape->batch,
+                         (unsigned long long)segments, BENCH_BUFFERS_MAX);
+    inputs->segment_sequences = (uint32_t)((shape->batch + segments - 1) / segments);
+    inputs->segments = (shape->batch + inputs->segment_sequences - 1) / inputs->segment_sequences;
+    return KAS_OK;
+}
+
+static uint32_t sequences_of(const bench_inputs *inputs, const bench_shape *shape, uint32_t segment)
+{
+    uint32_t left = shape->batch - segment * inputs->segment_sequences;
+    return left < inputs->segment_sequences ? left : inputs->segment_sequences;
+}
+
+/* One copy of K and V. */
+static kas_status fill_set(kas_context *context, kas_stream *stream, const bench_shape *shape, const void *values,
+                           uint64_t sequence_bytes, uint32_t set, bench_inputs *inputs)
+{
+    uint32_t element = bench_element_size(shape->dtype);
+    for (uint32_t segment = 0; segment < inputs->segments; segment++) {
+        uint32_t n = set * inputs->segments + segment, start = (2 * n + 1) * 31337;
+        /* Copies at multiples of four bytes. */
+        uint64_t bytes = (sequence_bytes * sequences_of(inputs, shape, segment) + 3) / 4 * 4;
+        TOOL_TRY(create_filled(context, stream, values, element, bytes, start % PERIOD, &inputs->k[n]));
+        TOOL_TRY(create_filled(context, stream, values, element, bytes, (start + 15671) % PERIOD, &inputs->v[n]));
+    }
+    return KAS_OK;
 }
 
 static kas_status fill_all(kas_context *context, kas_stream *stream, const bench_shape *shape, const void *values,
@@ -83,19 +121,14 @@ static kas_status fill_all(kas_context *context, kas_stream *stream, const bench
 {
     uint32_t element = bench_element_size(shape->dtype);
     uint64_t queries = shape->phase == KAS_PHASE_PREFILL ? shape->keys : 1;
-    uint64_t rows = (uint64_t)shape->batch * shape->head_dim * element;
-    uint64_t q_bytes = rows * queries * shape->heads, kv_bytes = rows * shape->keys * shape->kv_heads;
-    /* Copies at multiples of four bytes. */
-    kv_bytes = (kv_bytes + 3) / 4 * 4;
-    q_bytes = (q_bytes + 3) / 4 * 4;
-    inputs->sets = count_sets(shape, 2 * kv_bytes);
+    uint64_t q_bytes = ((uint64_t)shape->batch * queries * shape->heads * shape->head_dim * element + 3) / 4 * 4;
+    uint64_t sequence_bytes = (uint64_t)shape->keys * shape->kv_heads * shape->head_dim * element;
+    TOOL_TRY(plan_segments(context, shape, sequence_bytes, inputs));
+    inputs->sets = count_sets(shape, 2 * sequence_bytes * shape->batch, BENCH_BUFFERS_MAX / inputs->segments);
     TOOL_TRY(create_filled(context, stream, values, element, q_bytes, 0, &inputs->q));
     TOOL_TRY(create_filled(context, stream, values, element, q_bytes, 0, &inputs->out));
-    for (uint32_t i = 0; i < inputs->sets; i++) {
-        uint32_t start = (2 * i + 1) * 31337;
-        TOOL_TRY(create_filled(context, stream, values, element, kv_bytes, start % PERIOD, &inputs->k[i]));
-        TOOL_TRY(create_filled(context, stream, values, element, kv_bytes, (start + 15671) % PERIOD, &inputs->v[i]));
-    }
+    for (uint32_t set = 0; set < inputs->sets; set++)
+        TOOL_TRY(fill_set(context, stream, shape, values, sequence_bytes, set, inputs));
     return KAS_OK;
 }
 
@@ -114,7 +147,7 @@ void bench_inputs_destroy(bench_inputs *inputs)
 {
     kas_buffer_destroy(inputs->q);
     kas_buffer_destroy(inputs->out);
-    for (uint32_t i = 0; i < BENCH_SETS_MAX; i++) {
+    for (uint32_t i = 0; i < BENCH_BUFFERS_MAX; i++) {
         kas_buffer_destroy(inputs->k[i]);
         kas_buffer_destroy(inputs->v[i]);
     }
@@ -123,16 +156,25 @@ void bench_inputs_destroy(bench_inputs *inputs)
 
 kas_attention bench_inputs_next(bench_inputs *inputs, const bench_shape *shape, uint32_t layer)
 {
-    uint32_t set = inputs->next++ % inputs->sets;
-    return (kas_attention){
-        .struct_size = sizeof(kas_attention),
+    uint32_t first = inputs->next++ % inputs->sets * inputs->segments;
+    kas_attention args = {
+        .struct_size = sizeof(args),
         .layer = layer,
         .batch = shape->batch,
         .queries = shape->phase == KAS_PHASE_PREFILL ? shape->keys : 1,
         .keys = shape->keys,
         .q = {.buffer = inputs->q},
-        .k = {.buffer = inputs->k[set]},
-        .v = {.buffer = inputs->v[set]},
         .out = {.buffer = inputs->out},
     };
+    for (uint32_t i = 0; i < inputs->segments; i++)
+        inputs->segment[i] = (kas_kv_segment){.count = sequences_of(inputs, shape, i),
+                                              .k = {.buffer = inputs->k[first + i]},
+                                              .v = {.buffer = inputs->v[first + i]}};
+    args.k = inputs->segment[0].k;
+    args.v = inputs->segment[0].v;
+    if (inputs->segments > 1) {
+        args.segments = inputs->segment;
+        args.segment_count = inputs->segments;
+    }
+    return args;
 }

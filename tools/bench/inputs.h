@@ -9,11 +9,14 @@
 
 #include "../fail.h"
 
-#define BENCH_SETS_MAX 64
+#define BENCH_BUFFERS_MAX 64
 
 typedef struct bench_inputs {
     kas_buffer *q, *out;
-    kas_buffer *k[BENCH_SETS_MAX], *v[BENCH_SETS_MAX];
+    kas_buffer *k[BENCH_BUFFERS_MAX], *v[BENCH_BUFFERS_MAX]; /* of set s from s * segments on */
+    kas_kv_segment segment[BENCH_BUFFERS_MAX];               /* of the set whose turn it is */
+    uint32_t segments;                                       /* buffers of a set, where one cannot hold it */
+    uint32_t segment_sequences;                              /* in each but the last */
     uint32_t sets, next;
 } bench_inputs;
 
