@@ -48,7 +48,10 @@ static kas_status check_encoding(const kas_plan_origin *origin, const char *text
     return KAS_OK;
 }
 
-/* Depth of nesting, and escaped zero characters, which cJSON would take for the end of a name. */
+/*
+ * Depth of nesting; an end within an object, where releases of cJSON before 1.7.18 read on; and escaped zero
+ * characters, which cJSON would take for the end of a name.
+ */
 static kas_status check_structure(const kas_plan_origin *origin, const char *text, size_t size)
 {
     uint32_t depth = 0;
@@ -68,6 +71,9 @@ static kas_status check_structure(const kas_plan_origin *origin, const char *tex
             depth -= depth > 0;
         }
     }
+    if (in_string || depth > 0)
+        return kas_plan_reject(origin, "line %zu is not valid JSON: the text ends within %s",
+                               line_of(text, size), in_string ? "a string" : "an array or object");
     return KAS_OK;
 }
 

@@ -3,15 +3,36 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * Parses a copy with a zero behind it: releases of cJSON before 1.7.18 read one byte past a text that ends within an
+ * object, which is past the mapping when the text fills its last page. `used` is where cJSON stopped.
+ */
+static kas_status parse_copy(const char *file, const char *text, size_t size, size_t *used, cJSON **parsed)
+{
+    char *copy = malloc(size + 1);
+    if (!copy)
+        return tool_fail_memory();
+    if (size > 0)
+        memcpy(copy, text, size);
+    copy[size] = '\0';
+    const char *end = copy;
+    *parsed = cJSON_ParseWithLengthOpts(copy, size, &end, 0);
+    *used = (size_t)(end - copy);
+    free(copy);
+    if (!*parsed)
+        return tool_fail(KAS_ERROR_FORMAT, "%s: the JSON is malformed at byte %zu of %zu, or memory is exhausted", file,
+                         *used, size);
+    return KAS_OK;
+}
 
 kas_status lm_json_parse(const char *file, const char *text, size_t size, cJSON **root)
 {
-    const char *end = text;
-    cJSON *parsed = cJSON_ParseWithLengthOpts(text, size, &end, 0);
-    if (!parsed)
-        return tool_fail(KAS_ERROR_FORMAT, "%s: the JSON is malformed at byte %zu of %zu", file, (size_t)(end - text),
-                         size);
-    size_t used = (size_t)(end - text);
+    cJSON *parsed;
+    size_t used = 0;
+    TOOL_TRY(parse_copy(file, text, size, &used, &parsed));
     while (used < size && (text[used] == ' ' || text[used] == '\n' || text[used] == '\r' || text[used] == '\t'))
         used++;
     if (used < size) {

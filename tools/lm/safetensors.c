@@ -27,13 +27,14 @@ typedef struct dtype_row {
     lm_dtype dtype;
 } dtype_row;
 
-/* Every type of the format, so that the byte ranges of tensors the host never reads are checked too. */
+/* The types of the format that fill whole bytes, so that the byte ranges of tensors the host never reads are checked too. */
 static const dtype_row dtype_rows[] = {
     {"F32", 4, LM_DTYPE_F32},       {"F16", 2, LM_DTYPE_F16},   {"BF16", 2, LM_DTYPE_BF16},
     {"BOOL", 1, LM_DTYPE_OTHER},    {"U8", 1, LM_DTYPE_OTHER},  {"I8", 1, LM_DTYPE_OTHER},
-    {"F8_E4M3", 1, LM_DTYPE_OTHER}, {"F8_E5M2", 1, LM_DTYPE_OTHER}, {"U16", 2, LM_DTYPE_OTHER},
-    {"I16", 2, LM_DTYPE_OTHER},     {"U32", 4, LM_DTYPE_OTHER}, {"I32", 4, LM_DTYPE_OTHER},
-    {"U64", 8, LM_DTYPE_OTHER},     {"I64", 8, LM_DTYPE_OTHER}, {"F64", 8, LM_DTYPE_OTHER},
+    {"F8_E4M3", 1, LM_DTYPE_OTHER}, {"F8_E5M2", 1, LM_DTYPE_OTHER}, {"F8_E8M0", 1, LM_DTYPE_OTHER},
+    {"U16", 2, LM_DTYPE_OTHER},     {"I16", 2, LM_DTYPE_OTHER}, {"U32", 4, LM_DTYPE_OTHER},
+    {"I32", 4, LM_DTYPE_OTHER},     {"U64", 8, LM_DTYPE_OTHER}, {"I64", 8, LM_DTYPE_OTHER},
+    {"F64", 8, LM_DTYPE_OTHER},     {"C64", 8, LM_DTYPE_OTHER},
 };
 
 static char *copy_text(const char *text)
@@ -55,6 +56,23 @@ static const dtype_row *find_dtype(const char *name)
     return NULL;
 }
 
+/* JSON lets a name stand twice and readers then disagree about which of the values counts. */
+static kas_status check_fields(const char *file, const cJSON *entry, const char *tensor)
+{
+    const cJSON *field;
+    if (!cJSON_IsObject(entry))
+        return tool_fail(KAS_ERROR_FORMAT, "%s: the entry of tensor '%.80s' is not an object", file, tensor);
+    cJSON_ArrayForEach(field, entry)
+    {
+        if (cJSON_GetObjectItemCaseSensitive(entry, field->string) != field)
+            return tool_fail(KAS_ERROR_FORMAT, "%s: tensor '%.80s' has %.20s twice", file, tensor, field->string);
+        if (strcmp(field->string, "dtype") && strcmp(field->string, "shape") && strcmp(field->string, "data_offsets"))
+            return tool_fail(KAS_ERROR_FORMAT, "%s: tensor '%.80s' has '%.20s' besides dtype, shape and data_offsets",
+                             file, tensor, field->string);
+    }
+    return KAS_OK;
+}
+
 static kas_status read_dtype(const char *file, const cJSON *entry, lm_tensor *tensor, uint32_t *bytes)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(entry, "dtype");
@@ -62,7 +80,7 @@ static kas_status read_dtype(const char *file, const cJSON *entry, lm_tensor *te
         return tool_fail(KAS_ERROR_FORMAT, "%s: tensor '%.80s' has no dtype", file, tensor->name);
     const dtype_row *row = find_dtype(item->valuestring);
     if (!row)
-        return tool_fail(KAS_ERROR_FORMAT, "%s: tensor '%.80s' has dtype '%.20s', which the format does not know", file,
+        return tool_fail(KAS_ERROR_FORMAT, "%s: tensor '%.80s' has dtype '%.20s', which is not known", file,
                          tensor->name, item->valuestring);
     tensor->dtype = row->dtype;
     tensor->dtype_name = row->name;
@@ -112,8 +130,7 @@ static kas_status read_tensor(const char *file, const cJSON *entry, const unsign
     tensor->name = copy_text(entry->string);
     if (!tensor->name)
         return tool_fail_memory();
-    if (!cJSON_IsObject(entry))
-        return tool_fail(KAS_ERROR_FORMAT, "%s: the entry of tensor '%.80s' is not an object", file, tensor->name);
+    TOOL_TRY(check_fields(file, entry, tensor->name));
     uint32_t element = 0;
     TOOL_TRY(read_dtype(file, entry, tensor, &element));
     uint64_t bytes = element;
