@@ -54,6 +54,12 @@ void kas_mutex_destroy(kas_mutex *mutex)
     kas_release(mutex);
 }
 
+kas_mutex *kas_process_mutex(void)
+{
+    static kas_mutex mutex = {PTHREAD_MUTEX_INITIALIZER};
+    return &mutex;
+}
+
 void kas_mutex_lock(kas_mutex *mutex)
 {
     pthread_mutex_lock(&mutex->handle);

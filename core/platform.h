@@ -20,6 +20,8 @@ kas_mutex *kas_mutex_create(void);
 void kas_mutex_destroy(kas_mutex *mutex);
 void kas_mutex_lock(kas_mutex *mutex);
 void kas_mutex_unlock(kas_mutex *mutex);
+/* One of the process's own, which needs no memory: for what the first handle makes and the last one releases. */
+kas_mutex *kas_process_mutex(void);
 
 kas_condition *kas_condition_create(void);
 void kas_condition_destroy(kas_condition *condition);

@@ -19,23 +19,32 @@ typedef struct task {
     struct task *next;
 } task;
 
-static kas_once created;
-static kas_mutex *roster_lock; /* members and threads; taken before `lock` */
+/* Members, threads and the three below change under the process's mutex, which is taken before `lock`. */
 static kas_crew_member *members;
 static kas_thread **threads;
 static uint32_t thread_count;
 
+/* Made for the first member, destroyed with the last: no memory outlives the contexts. */
 static kas_mutex *lock; /* tasks, closing */
 static kas_condition *work_ready, *work_done;
 static task *tasks;
 static bool closing;
 
-static void create_locks(void)
+static bool create_locks(void)
 {
-    roster_lock = kas_mutex_create();
     lock = kas_mutex_create();
     work_ready = kas_condition_create();
     work_done = kas_condition_create();
+    return lock && work_ready && work_done;
+}
+
+static void destroy_locks(void)
+{
+    kas_mutex_destroy(lock);
+    kas_condition_destroy(work_ready);
+    kas_condition_destroy(work_done);
+    lock = NULL;
+    work_ready = work_done = NULL;
 }
 
 /* ---- Helpers ------------------------------------------------------------------------------------------------------- */
@@ -108,10 +117,18 @@ static void end_threads(void)
     kas_mutex_unlock(lock);
     for (uint32_t i = 0; i < thread_count; i++)
         kas_thread_join(threads[i]);
-    kas_release(threads);
-    threads = NULL;
     thread_count = 0;
     closing = false;
+}
+
+/* Nobody is left, or nobody came in. */
+static void close_crew(void)
+{
+    if (thread_count != 0)
+        end_threads();
+    kas_release(threads);
+    threads = NULL;
+    destroy_locks();
 }
 
 static bool start_threads(uint32_t wanted)
@@ -136,24 +153,21 @@ static bool start_threads(uint32_t wanted)
 
 kas_crew_member *kas_crew_enrol(uint32_t helpers)
 {
-    kas_call_once(&created, create_locks);
     kas_crew_member *member = kas_alloc(1, sizeof(*member));
-    if (!member || !roster_lock || !lock || !work_ready || !work_done) {
-        kas_release(member);
+    if (!member)
         return NULL;
-    }
     member->helpers = helpers;
-    kas_mutex_lock(roster_lock);
-    if (start_threads(helpers)) {
+    kas_mutex_lock(kas_process_mutex());
+    if ((members || create_locks()) && start_threads(helpers)) {
         member->next = members;
         members = member;
     } else {
         if (!members)
-            end_threads();
+            close_crew();
         kas_release(member);
         member = NULL;
     }
-    kas_mutex_unlock(roster_lock);
+    kas_mutex_unlock(kas_process_mutex());
     return member;
 }
 
@@ -161,13 +175,13 @@ void kas_crew_leave(kas_crew_member *member)
 {
     if (!member)
         return;
-    kas_mutex_lock(roster_lock);
+    kas_mutex_lock(kas_process_mutex());
     kas_crew_member **link = &members;
     while (*link != member)
         link = &(*link)->next;
     *link = member->next;
     if (!members)
-        end_threads();
-    kas_mutex_unlock(roster_lock);
+        close_crew();
+    kas_mutex_unlock(kas_process_mutex());
     kas_release(member);
 }
