@@ -90,6 +90,20 @@ kas_status kas_fail_memory(void)
     return kas_fail(KAS_ERROR_OUT_OF_MEMORY, "host memory is exhausted");
 }
 
+kas_status kas_require(const char *name, const void *pointer)
+{
+    return pointer ? KAS_OK : kas_fail(KAS_ERROR_INVALID_ARGUMENT, "%s is NULL", name);
+}
+
+kas_status kas_require_struct(const char *name, const void *descriptor, size_t size)
+{
+    KAS_TRY(kas_require(name, descriptor));
+    uint32_t given = *(const uint32_t *)descriptor;
+    if (given != size)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "%s: struct_size is %u, needed is %zu", name, given, size);
+    return KAS_OK;
+}
+
 const char *kas_last_error(void)
 {
     return error_text;

@@ -27,6 +27,11 @@ kas_status kas_fail(kas_status status, const char *format, ...) KAS_PRINTF(2, 3)
 /* kas_fail for exhausted host memory. */
 kas_status kas_fail_memory(void);
 
+/* INVALID_ARGUMENT with the argument's name when a pointer is NULL. */
+kas_status kas_require(const char *name, const void *pointer);
+/* The same for a descriptor, whose struct_size must be `size`. */
+kas_status kas_require_struct(const char *name, const void *descriptor, size_t size);
+
 void kas_log(kas_log_level level, const char *format, ...) KAS_PRINTF(2, 3);
 
 /* a * b * c in 64 bits; false when it overflows, `product` then untouched. */

@@ -7,8 +7,7 @@
 
 static kas_status check_context_desc(const kas_context_desc *desc)
 {
-    if (!desc || desc->struct_size != sizeof(*desc))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "desc is NULL or its struct_size is not %zu", sizeof(*desc));
+    KAS_TRY(kas_require_struct("desc", desc, sizeof(*desc)));
     if (desc->threads > 1024)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "threads is %u, at most 1024", desc->threads);
     return KAS_OK;
@@ -43,8 +42,7 @@ static kas_status fill_context(kas_context *context, const kas_context_desc *des
 kas_status kas_context_create(const kas_context_desc *desc, kas_context **context)
 {
     KAS_TRY(check_context_desc(desc));
-    if (!context)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context is NULL");
+    KAS_TRY(kas_require("context", context));
     kas_context *made = kas_alloc(1, sizeof(*made));
     if (!made)
         return kas_fail_memory();
@@ -69,9 +67,8 @@ void kas_context_destroy(kas_context *context)
 
 kas_status kas_context_get_info(const kas_context *context, kas_device_info *info)
 {
-    if (!context || !info || info->struct_size != sizeof(*info))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or info is NULL, or info's struct_size is not %zu",
-                        sizeof(*info));
+    KAS_TRY(kas_require("context", context));
+    KAS_TRY(kas_require_struct("info", info, sizeof(*info)));
     *info = context->info;
     return KAS_OK;
 }
@@ -100,11 +97,10 @@ static bool is_usable(const kas_context *context, const kas_variant *row)
 
 kas_status kas_context_get_variant(const kas_context *context, uint32_t index, kas_variant_info *info)
 {
-    if (!context || !info || info->struct_size != sizeof(*info))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or info is NULL, or info's struct_size is not %zu",
-                        sizeof(*info));
+    KAS_TRY(kas_require("context", context));
+    KAS_TRY(kas_require_struct("info", info, sizeof(*info)));
     if (index >= context->backend->variant_count)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "variant index is %u, there are %u", index,
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "index is %u, the number of variant rows is %u", index,
                         context->backend->variant_count);
     const kas_variant *row = &context->backend->variants[index];
     info->name = row->name;
@@ -126,31 +122,43 @@ static bool fits(const kas_variant *row, const kas_kernel_spec *spec, bool estim
            !(row->no_pages && spec->page_size != 0) && !(row->no_estimate && estimated);
 }
 
-/* One pass over the rows of `op`: those of the preferred name, or all the others. */
-static bool load_first(kas_context *context, kas_op op, const kas_kernel_spec *spec, bool estimated, bool preferred,
-                       const kas_variant **variant, kas_backend_kernel **kernel)
+/* A failure that says nothing of the row: taking another row instead would hide it. */
+static bool is_general(kas_status status)
+{
+    return status == KAS_ERROR_OUT_OF_MEMORY || status == KAS_ERROR_DEVICE_LOST;
+}
+
+/*
+ * One pass over the rows of `op`: those of the preferred name, or all the others. `status` is that of the last row that
+ * was tried, and stays as it is when none fits.
+ */
+static void load_first(kas_context *context, kas_op op, const kas_kernel_spec *spec, bool estimated, bool preferred,
+                       const kas_variant **variant, kas_backend_kernel **kernel, kas_status *status)
 {
     for (uint32_t i = 0; i < context->backend->variant_count; i++) {
         const kas_variant *row = &context->backend->variants[i];
         bool named = context->variant && strcmp(row->name, context->variant) == 0;
         if (row->op != op || named != preferred || !is_usable(context, row) || !fits(row, spec, estimated))
             continue;
-        if (context->backend->kernel_load(context->handle, row, spec, kernel) == KAS_OK) {
+        *status = context->backend->kernel_load(context->handle, row, spec, kernel);
+        if (*status == KAS_OK)
             *variant = row;
-            return true;
-        }
+        if (*status == KAS_OK || is_general(*status))
+            return;
         kas_log(KAS_LOG_WARNING, "%s: row %s of %s does not load: %s", context->info.name, row->name, kas_op_name(op),
                 kas_last_error());
     }
-    return false;
 }
 
 kas_status kas_variant_load(kas_context *context, kas_op op, const kas_kernel_spec *spec, bool estimated,
                             const kas_variant **variant, kas_backend_kernel **kernel)
 {
-    if (load_first(context, op, spec, estimated, true, variant, kernel) ||
-        load_first(context, op, spec, estimated, false, variant, kernel))
-        return KAS_OK;
+    kas_status status = KAS_ERROR_UNSUPPORTED;
+    load_first(context, op, spec, estimated, true, variant, kernel, &status);
+    if (status != KAS_OK && !is_general(status))
+        load_first(context, op, spec, estimated, false, variant, kernel, &status);
+    if (status != KAS_ERROR_UNSUPPORTED)
+        return status;
     return kas_fail(KAS_ERROR_UNSUPPORTED, "%s has no row of %s for head_dim %u, group %u, tile %u, page_size %u",
                     context->info.name, kas_op_name(op), spec->head_dim, spec->group, spec->tile, spec->page_size);
 }
@@ -171,8 +179,10 @@ static kas_status wrap_buffer(kas_context *context, kas_backend_buffer *handle, 
 
 kas_status kas_buffer_create(kas_context *context, uint64_t size, kas_buffer **buffer)
 {
-    if (!context || !buffer || size == 0)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or buffer is NULL, or size is 0");
+    KAS_TRY(kas_require("context", context));
+    KAS_TRY(kas_require("buffer", buffer));
+    if (size == 0)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "size is 0, needed is 1 byte at least");
     if (size > context->info.max_allocation)
         return kas_fail(KAS_ERROR_LIMIT, "size is %llu bytes, one allocation of %s holds %llu", (unsigned long long)size,
                         context->info.name, (unsigned long long)context->info.max_allocation);
@@ -184,11 +194,16 @@ kas_status kas_buffer_create(kas_context *context, uint64_t size, kas_buffer **b
 kas_status kas_buffer_import(kas_context *context, uint64_t handle, uint64_t offset, uint64_t size,
                              kas_buffer **buffer)
 {
-    if (!context || !buffer || size == 0 || handle == 0)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or buffer is NULL, or handle or size is 0");
-    if (offset % context->info.slice_alignment != 0 || offset > UINT64_MAX - size)
+    KAS_TRY(kas_require("context", context));
+    KAS_TRY(kas_require("buffer", buffer));
+    if (handle == 0 || size == 0)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "%s is 0", handle == 0 ? "handle" : "size");
+    if (offset % context->info.slice_alignment != 0)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "offset is %llu, needed is a multiple of %u",
                         (unsigned long long)offset, context->info.slice_alignment);
+    if (offset > UINT64_MAX - size)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "offset is %llu: with %llu bytes of size it passes 2^64",
+                        (unsigned long long)offset, (unsigned long long)size);
     kas_backend_buffer *imported;
     KAS_TRY(context->backend->buffer_import(context->handle, handle, offset, size, &imported));
     return wrap_buffer(context, imported, size, buffer);
@@ -220,26 +235,27 @@ static kas_status check_range(const kas_buffer *buffer, const char *name, uint64
     return KAS_OK;
 }
 
-static kas_status check_transfer(const kas_stream *stream, const kas_buffer *buffer, const void *data)
+static kas_status check_transfer(const kas_stream *stream, const char *name, const kas_buffer *buffer, uint64_t offset,
+                                 uint64_t size)
 {
-    if (!stream || !buffer || !data)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "stream, buffer or data is NULL");
+    KAS_TRY(kas_require("stream", stream));
+    KAS_TRY(kas_require(name, buffer));
     if (stream->context != buffer->context)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "stream and buffer belong to different contexts");
-    return KAS_OK;
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "stream and %s belong to different contexts", name);
+    return check_range(buffer, name, offset, size);
 }
 
 kas_status kas_buffer_write(kas_stream *stream, kas_buffer *buffer, uint64_t offset, const void *data, uint64_t size)
 {
-    KAS_TRY(check_transfer(stream, buffer, data));
-    KAS_TRY(check_range(buffer, "buffer", offset, size));
+    KAS_TRY(check_transfer(stream, "buffer", buffer, offset, size));
+    KAS_TRY(kas_require("data", data));
     return size ? stream->context->backend->write(stream->handle, buffer->handle, offset, data, size) : KAS_OK;
 }
 
 kas_status kas_buffer_read(kas_stream *stream, const kas_buffer *buffer, uint64_t offset, void *data, uint64_t size)
 {
-    KAS_TRY(check_transfer(stream, buffer, data));
-    KAS_TRY(check_range(buffer, "buffer", offset, size));
+    KAS_TRY(check_transfer(stream, "buffer", buffer, offset, size));
+    KAS_TRY(kas_require("data", data));
     return size ? stream->context->backend->read(stream->handle, buffer->handle, offset, data, size) : KAS_OK;
 }
 
@@ -254,14 +270,14 @@ static kas_status check_words(const char *name, uint64_t offset, uint64_t size)
 kas_status kas_buffer_copy(kas_stream *stream, kas_buffer *target, uint64_t target_offset, const kas_buffer *source,
                            uint64_t source_offset, uint64_t size)
 {
-    KAS_TRY(check_transfer(stream, target, source));
-    KAS_TRY(check_transfer(stream, source, target));
-    KAS_TRY(check_range(target, "target", target_offset, size));
-    KAS_TRY(check_range(source, "source", source_offset, size));
+    KAS_TRY(check_transfer(stream, "target", target, target_offset, size));
+    KAS_TRY(check_transfer(stream, "source", source, source_offset, size));
     KAS_TRY(check_words("target", target_offset, size));
     KAS_TRY(check_words("source", source_offset, size));
     if (target == source && target_offset < source_offset + size && source_offset < target_offset + size)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "target and source overlap");
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT,
+                        "target_offset is %llu: %llu bytes from there overlap those from source_offset, %llu",
+                        (unsigned long long)target_offset, (unsigned long long)size, (unsigned long long)source_offset);
     if (size == 0)
         return KAS_OK;
     return stream->context->backend->copy(stream->handle, target->handle, target_offset, source->handle, source_offset,
@@ -270,8 +286,7 @@ kas_status kas_buffer_copy(kas_stream *stream, kas_buffer *target, uint64_t targ
 
 kas_status kas_buffer_fill(kas_stream *stream, kas_buffer *buffer, uint64_t offset, uint64_t size, uint8_t value)
 {
-    KAS_TRY(check_transfer(stream, buffer, buffer));
-    KAS_TRY(check_range(buffer, "buffer", offset, size));
+    KAS_TRY(check_transfer(stream, "buffer", buffer, offset, size));
     KAS_TRY(check_words("buffer", offset, size));
     return size ? stream->context->backend->fill(stream->handle, buffer->handle, offset, size, value) : KAS_OK;
 }
@@ -280,8 +295,8 @@ kas_status kas_buffer_fill(kas_stream *stream, kas_buffer *buffer, uint64_t offs
 
 static kas_status make_stream(kas_context *context, bool imported, uint64_t handle, kas_stream **stream)
 {
-    if (!context || !stream)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or stream is NULL");
+    KAS_TRY(kas_require("context", context));
+    KAS_TRY(kas_require("stream", stream));
     kas_stream *made = kas_alloc(1, sizeof(*made));
     if (!made)
         return kas_fail_memory();
@@ -315,8 +330,7 @@ void kas_stream_destroy(kas_stream *stream)
 
 kas_status kas_stream_wait(kas_stream *stream)
 {
-    if (!stream)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "stream is NULL");
+    KAS_TRY(kas_require("stream", stream));
     return stream->context->backend->stream_wait(stream->handle);
 }
 
@@ -324,8 +338,8 @@ kas_status kas_stream_wait(kas_stream *stream)
 
 kas_status kas_timer_create(kas_context *context, uint32_t marks, kas_timer **timer)
 {
-    if (!context || !timer)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or timer is NULL");
+    KAS_TRY(kas_require("context", context));
+    KAS_TRY(kas_require("timer", timer));
     if (marks == 0 || marks > 4096)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "marks is %u, needed is 1 to 4096", marks);
     kas_timer *made = kas_alloc(1, sizeof(*made));
@@ -353,12 +367,21 @@ void kas_timer_destroy(kas_timer *timer)
     kas_release(timer);
 }
 
+static kas_status check_mark(const char *name, const kas_timer *timer, uint32_t index)
+{
+    if (index >= timer->marks)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "%s is %u, the timer's number of marks is %u", name, index,
+                        timer->marks);
+    return KAS_OK;
+}
+
 kas_status kas_timer_mark(kas_timer *timer, kas_stream *stream, uint32_t index)
 {
-    if (!timer || !stream || timer->context != stream->context)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "timer or stream is NULL, or they belong to different contexts");
-    if (index >= timer->marks)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "index is %u, the timer has %u marks", index, timer->marks);
+    KAS_TRY(kas_require("timer", timer));
+    KAS_TRY(kas_require("stream", stream));
+    if (timer->context != stream->context)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "timer and stream belong to different contexts");
+    KAS_TRY(check_mark("index", timer, index));
     KAS_TRY(timer->context->backend->timer_mark(timer->handle, stream->handle, index));
     timer->recorded[index] = true;
     return KAS_OK;
@@ -366,11 +389,10 @@ kas_status kas_timer_mark(kas_timer *timer, kas_stream *stream, uint32_t index)
 
 kas_status kas_timer_elapsed(kas_timer *timer, uint32_t first, uint32_t second, double *milliseconds)
 {
-    if (!timer || !milliseconds)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "timer or milliseconds is NULL");
-    if (first >= timer->marks || second >= timer->marks)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "marks are %u and %u, the timer has %u", first, second,
-                        timer->marks);
+    KAS_TRY(kas_require("timer", timer));
+    KAS_TRY(kas_require("milliseconds", milliseconds));
+    KAS_TRY(check_mark("first", timer, first));
+    KAS_TRY(check_mark("second", timer, second));
     if (!timer->recorded[first] || !timer->recorded[second])
         return kas_fail(KAS_ERROR_STATE, "mark %u was not recorded", timer->recorded[first] ? second : first);
     return timer->context->backend->timer_elapsed(timer->handle, first, second, milliseconds);

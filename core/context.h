@@ -31,8 +31,8 @@ struct kas_timer {
 
 /*
  * Chooses and loads the first row that fits: the context's preferred rows before the others. A row whose kernel does
- * not build on this driver is passed over with a warning. `estimated`, `pages`: what the session may ask of it.
- * Errors: UNSUPPORTED naming the operation and the shape.
+ * not build on this driver is passed over with a warning. `estimated`: the session may ask for it.
+ * Errors: UNSUPPORTED naming the operation and the shape when no row fits; what the last row said when none loads.
  */
 kas_status kas_variant_load(kas_context *context, kas_op op, const kas_kernel_spec *spec, bool estimated,
                             const kas_variant **variant, kas_backend_kernel **kernel);

@@ -63,10 +63,9 @@ uint32_t kas_backend_count(void)
 
 kas_status kas_backend_get_info(uint32_t index, kas_backend_info *info)
 {
-    if (!info || info->struct_size != sizeof(*info))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "info is NULL or its struct_size is not %zu", sizeof(*info));
+    KAS_TRY(kas_require_struct("info", info, sizeof(*info)));
     if (index >= kas_backend_count())
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "backend index is %u, there are %u", index, entry_count);
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "index is %u, the number of backends is %u", index, entry_count);
     const entry *found = &entries[index];
     info->name = found->backend->name;
     info->available = found->device_count > 0;
@@ -97,8 +96,8 @@ static kas_status find_device(const entry *found, const char *device, uint32_t i
     if (found->device_count == 0)
         return kas_fail(KAS_ERROR_NO_DEVICE, "%s: %s", device, found->reason);
     if (index >= found->device_count)
-        return kas_fail(KAS_ERROR_NO_DEVICE, "%s: there are %u devices of %s", device, found->device_count,
-                        found->backend->name);
+        return kas_fail(KAS_ERROR_NO_DEVICE, "%s does not exist, the last device of %s is %s:%u", device,
+                        found->backend->name, found->backend->name, found->device_count - 1);
     return KAS_OK;
 }
 
@@ -129,10 +128,8 @@ kas_status kas_registry_device_info(const kas_backend *backend, uint32_t index, 
 
 kas_status kas_device_get_info(const char *name, kas_device_info *info)
 {
-    if (!name)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "name is NULL");
-    if (!info || info->struct_size != sizeof(*info))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "info is NULL or its struct_size is not %zu", sizeof(*info));
+    KAS_TRY(kas_require("name", name));
+    KAS_TRY(kas_require_struct("info", info, sizeof(*info)));
     const kas_backend *backend;
     uint32_t index;
     KAS_TRY(kas_registry_find(name, &backend, &index));

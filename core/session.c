@@ -9,8 +9,6 @@
 
 #include <string.h>
 
-/* Lengths are signed 32-bit on devices, and a key count is rounded up in 32 bits. */
-#define MOST_KEYS (1u << 30)
 #define MOST_BATCH 65535u
 #define MOST_HEADS 1024u
 
@@ -50,24 +48,25 @@ static kas_status check_shape(const kas_session_desc *desc)
     if (desc->dtype != KAS_DTYPE_F32 && desc->dtype != KAS_DTYPE_F16 && desc->dtype != KAS_DTYPE_BF16)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "dtype is %d, needed is F32, F16 or BF16", (int)desc->dtype);
     if (!isfinite(desc->scale))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "scale is not finite");
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "scale is %g, needed is a finite number", (double)desc->scale);
     return KAS_OK;
 }
 
 static kas_status check_limits(const kas_session_desc *desc)
 {
-    if (desc->max_keys == 0 || desc->max_keys > MOST_KEYS)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "max_keys is %u, needed is 1 to %u", desc->max_keys, MOST_KEYS);
+    if (desc->max_keys == 0 || desc->max_keys > KAS_MOST_KEYS)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "max_keys is %u, needed is 1 to %u", desc->max_keys, KAS_MOST_KEYS);
     if (desc->max_batch > MOST_BATCH)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "max_batch is %u, at most %u", desc->max_batch, MOST_BATCH);
     if (desc->max_queries > desc->max_keys)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "max_queries is %u, more than max_keys, %u", desc->max_queries,
                         desc->max_keys);
-    if (desc->max_decode_queries > KAS_MAX_DECODE_QUERIES || desc->max_decode_queries > desc->max_keys)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "max_decode_queries is %u, at most %d and max_keys",
-                        desc->max_decode_queries, KAS_MAX_DECODE_QUERIES);
-    if (desc->page_size > MOST_KEYS)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "page_size is %u, at most %u", desc->page_size, MOST_KEYS);
+    uint32_t decode = kas_min_u32(KAS_MAX_DECODE_QUERIES, desc->max_keys);
+    if (desc->max_decode_queries > decode)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "max_decode_queries is %u, at most %u (%d, and max_keys)",
+                        desc->max_decode_queries, decode, KAS_MAX_DECODE_QUERIES);
+    if (desc->page_size > KAS_MOST_KEYS)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "page_size is %u, at most %u", desc->page_size, KAS_MOST_KEYS);
     return KAS_OK;
 }
 
@@ -77,9 +76,10 @@ static kas_status check_rule(uint32_t tile, const kas_topk *topk)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "tile is %u, needed is 16, 32, 64 or 128", tile);
     if (!isfinite(topk->fraction) || topk->fraction < 0)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "topk.fraction is %g, needed is a number from 0", topk->fraction);
-    if (topk->min > MOST_KEYS || topk->round > MOST_KEYS)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "topk.min is %u and topk.round %u, at most %u", topk->min,
-                        topk->round, MOST_KEYS);
+    if (topk->min > KAS_MOST_KEYS)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "topk.min is %u, at most %u", topk->min, KAS_MOST_KEYS);
+    if (topk->round > KAS_MOST_KEYS)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "topk.round is %u, at most %u", topk->round, KAS_MOST_KEYS);
     if (topk->mode != KAS_TOPK_ROLLING && topk->mode != KAS_TOPK_FIXED)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "topk.mode is %d, needed is 0 or 1", (int)topk->mode);
     return KAS_OK;
@@ -92,9 +92,11 @@ static kas_status resolve(const kas_session_desc *given, kas_session_desc *desc)
     if (given->plan) {
         kas_plan_desc plan = {.struct_size = sizeof(plan)};
         KAS_TRY(kas_plan_get_desc(given->plan, &plan));
-        if ((desc->heads && desc->heads != plan.heads) || (desc->kv_heads && desc->kv_heads != plan.kv_heads))
-            return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "heads and kv_heads are %u and %u, the plan's are %u and %u",
-                            desc->heads, desc->kv_heads, plan.heads, plan.kv_heads);
+        if (desc->heads && desc->heads != plan.heads)
+            return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "heads is %u, the plan's is %u", desc->heads, plan.heads);
+        if (desc->kv_heads && desc->kv_heads != plan.kv_heads)
+            return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "kv_heads is %u, the plan's is %u", desc->kv_heads,
+                            plan.kv_heads);
         desc->heads = plan.heads;
         desc->kv_heads = plan.kv_heads;
         desc->tile = plan.tile;
@@ -367,8 +369,9 @@ static kas_status check_given(const kas_session *session, const char *name, cons
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "%s.offset is %llu, needed is a multiple of %u", name,
                         (unsigned long long)slice->offset, session->context->info.slice_alignment);
     if (slice->offset > slice->buffer->size || slice->buffer->size - slice->offset < size)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "%s is too small: the session needs %llu bytes", name,
-                        (unsigned long long)size);
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "%s: %llu bytes from %llu are needed, its buffer has %llu", name,
+                        (unsigned long long)size, (unsigned long long)slice->offset,
+                        (unsigned long long)slice->buffer->size);
     return KAS_OK;
 }
 
@@ -421,16 +424,19 @@ static kas_status load_kernels(kas_session *session, bool complete)
         .page_size = session->block.page_size,
     };
     int found = 0;
+    kas_status missing = KAS_ERROR_UNSUPPORTED;
     for (int op = 0; op < KAS_OP_COUNT; op++) {
         kas_loaded_kernel *loaded = &session->kernels[op];
         kas_status status = kas_variant_load(session->context, (kas_op)op, &spec, session->estimated, &loaded->variant,
                                              &loaded->kernel);
         if (status == KAS_OK)
             found++;
-        else if (complete || status != KAS_ERROR_UNSUPPORTED)
+        else if (complete || (status != KAS_ERROR_UNSUPPORTED && status != KAS_ERROR_DRIVER))
             return status;
+        else
+            missing = status;
     }
-    return found ? KAS_OK : KAS_ERROR_UNSUPPORTED;
+    return found ? KAS_OK : missing;
 }
 
 static kas_status build_session(kas_session *session, const kas_session_desc *given)
@@ -445,18 +451,17 @@ static kas_status build_session(kas_session *session, const kas_session_desc *gi
     return upload_tables(session, desc.plan);
 }
 
-static kas_status check_create(const kas_context *context, const kas_session_desc *desc, const void *out)
+static kas_status check_create(const kas_context *context, const kas_session_desc *desc, const char *name,
+                               const void *out)
 {
-    if (!context || !out)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or the result is NULL");
-    if (!desc || desc->struct_size != sizeof(*desc))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "desc is NULL or its struct_size is not %zu", sizeof(*desc));
-    return KAS_OK;
+    KAS_TRY(kas_require("context", context));
+    KAS_TRY(kas_require_struct("desc", desc, sizeof(*desc)));
+    return kas_require(name, out);
 }
 
 kas_status kas_session_create(kas_context *context, const kas_session_desc *desc, kas_session **session)
 {
-    KAS_TRY(check_create(context, desc, session));
+    KAS_TRY(check_create(context, desc, "session", session));
     kas_session *made = kas_alloc(1, sizeof(*made));
     if (!made)
         return kas_fail_memory();
@@ -488,7 +493,7 @@ void kas_session_destroy(kas_session *session)
 
 kas_status kas_session_workspace_size(kas_context *context, const kas_session_desc *desc, kas_workspace_size *size)
 {
-    KAS_TRY(check_create(context, desc, size));
+    KAS_TRY(check_create(context, desc, "size", size));
     kas_session session = {.context = context};
     kas_session_desc resolved;
     kas_status status = plan_session(&session, desc, &resolved);
@@ -508,9 +513,8 @@ kas_status kas_session_workspace_size(kas_context *context, const kas_session_de
 
 kas_status kas_session_get_lists(const kas_session *session, kas_phase phase, kas_published_lists *lists)
 {
-    if (!session || !lists || lists->struct_size != sizeof(*lists))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "session or lists is NULL, or lists' struct_size is not %zu",
-                        sizeof(*lists));
+    KAS_TRY(kas_require("session", session));
+    KAS_TRY(kas_require_struct("lists", lists, sizeof(*lists)));
     if (phase != KAS_PHASE_PREFILL && phase != KAS_PHASE_DECODE)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "phase is %d, needed is 0 or 1", (int)phase);
     bool decode = phase == KAS_PHASE_DECODE;
@@ -538,8 +542,11 @@ const char *kas_session_variant(const kas_session *session, const char *operatio
 
 kas_status kas_session_check(kas_session *session, kas_stream *stream, uint32_t *bits)
 {
-    if (!session || !stream || !bits || stream->context != session->context)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "session, stream or bits is NULL, or their contexts differ");
+    KAS_TRY(kas_require("session", session));
+    KAS_TRY(kas_require("stream", stream));
+    KAS_TRY(kas_require("bits", bits));
+    if (stream->context != session->context)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "session and stream belong to different contexts");
     uint32_t found;
     kas_buffer *buffer = session->fixed.slice.buffer;
     KAS_TRY(kas_buffer_read(stream, buffer, session->status_offset, &found, sizeof(found)));

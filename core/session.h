@@ -5,6 +5,10 @@
 #include "context.h"
 #include "tiling.h"
 
+/* Most keys of a sequence, and so entries of a list and floats between rows of scores. Lengths are signed 32-bit on
+   devices, and a key count is rounded up in 32 bits. */
+#define KAS_MOST_KEYS (1u << 30)
+
 /* The step a phase is in: which layer came last, and the lists that the newest publishing layer left. */
 typedef struct kas_step {
     bool begun;

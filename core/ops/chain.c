@@ -277,13 +277,12 @@ static kas_status scores_piece(kas_work *work, const kas_piece *piece, void *use
 
 static kas_status check_scores(const kas_work *work, const kas_scores *scores)
 {
-    if (!scores)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "scores is NULL");
+    KAS_TRY(kas_require("scores", scores));
     if (scores->tiles != work->tiles)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "scores.tiles is %u, the call has %u", scores->tiles, work->tiles);
-    if (scores->stride < work->keys)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "scores.stride is %u, less than keys, %u", scores->stride,
-                        work->keys);
+    if (scores->stride < work->keys || scores->stride > KAS_MOST_KEYS)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "scores.stride is %u, needed is keys, %u, to %u", scores->stride,
+                        work->keys, KAS_MOST_KEYS);
     uint64_t size;
     if (!kas_multiply((uint64_t)work->batch * work->session->block.list_rows, (uint64_t)scores->tiles * scores->stride,
                       sizeof(float), &size))

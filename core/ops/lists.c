@@ -13,13 +13,12 @@ kas_list_view kas_view_published(const kas_work *work)
 
 kas_status kas_view_given(const kas_work *work, const kas_lists *lists, uint32_t width, kas_list_view *view)
 {
-    if (!lists)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "lists is NULL");
+    KAS_TRY(kas_require("lists", lists));
     if (lists->tiles < work->tiles)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "lists.tiles is %u, the call has %u", lists->tiles, work->tiles);
-    if (lists->width < width || lists->width == 0 || lists->width > (1u << 30))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "lists.width is %u, needed is %u at least", lists->width,
-                        width ? width : 1);
+    if (lists->width < width || lists->width == 0 || lists->width > KAS_MOST_KEYS)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "lists.width is %u, needed is %u to %u", lists->width,
+                        width ? width : 1, KAS_MOST_KEYS);
     uint64_t rectangle = (uint64_t)lists->tiles * lists->width, size;
     if (!kas_multiply((uint64_t)work->batch * work->session->block.list_rows, rectangle, sizeof(int32_t), &size))
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "lists: tiles %u times width %u is too large", lists->tiles,

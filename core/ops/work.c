@@ -5,12 +5,11 @@
 
 static kas_status check_handles(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args)
 {
-    if (!session || !stream)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "session or stream is NULL");
+    KAS_TRY(kas_require("session", session));
+    KAS_TRY(kas_require("stream", stream));
+    KAS_TRY(kas_require_struct("args", args, sizeof(*args)));
     if (session->context != stream->context)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "session and stream belong to different contexts");
-    if (!args || args->struct_size != sizeof(*args))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "args is NULL or its struct_size is not %zu", sizeof(*args));
     if (phase != KAS_PHASE_PREFILL && phase != KAS_PHASE_DECODE)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "phase is %d, needed is 0 or 1", (int)phase);
     return KAS_OK;
@@ -61,9 +60,11 @@ static kas_status check_paging(const kas_work *work)
     if (!(work->needs & KAS_NEEDS_K))
         return KAS_OK;
     if (!args->page_table.buffer || args->page_count == 0)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "page_table and page_count are needed with page_size %u", page_size);
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "%s is absent, needed with the session's page_size, %u",
+                        args->page_table.buffer ? "page_count" : "page_table", page_size);
     if (args->segment_count)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "segments are not for paged caches");
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "segment_count is %u, segments are not for paged caches",
+                        args->segment_count);
     if (work->base.call.page_table_stride < kas_div_up(work->keys, page_size))
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "page_table_stride is %u, %u keys need %llu",
                         work->base.call.page_table_stride, work->keys,
@@ -74,6 +75,8 @@ static kas_status check_paging(const kas_work *work)
 static kas_status check_segments(const kas_work *work)
 {
     uint64_t sum = 0;
+    if (work->args->segment_count)
+        KAS_TRY(kas_require("segments", work->args->segments));
     for (uint32_t i = 0; i < work->args->segment_count; i++) {
         if (work->args->segments[i].count == 0)
             return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "segments[%u].count is 0", i);
@@ -116,6 +119,13 @@ typedef struct layout {
     uint64_t extent;
 } layout;
 
+/* (count - 1) * stride, behind `sum`; all the 64 bits when that is more than they hold. */
+static uint64_t reach(uint64_t sum, uint32_t count, uint32_t stride)
+{
+    uint64_t step = (uint64_t)(count - 1) * stride;
+    return step > UINT64_MAX - sum ? UINT64_MAX : sum + step;
+}
+
 static layout layout_of(const kas_work *work, const kas_tensor *tensor, uint32_t outer, uint32_t tokens, uint32_t heads)
 {
     uint32_t dim = work->session->block.head_dim;
@@ -128,8 +138,7 @@ static layout layout_of(const kas_work *work, const kas_tensor *tensor, uint32_t
         found.extent = packed > UINT32_MAX && outer > 1 ? UINT64_MAX : packed * outer;
         return found;
     }
-    found.extent = (uint64_t)(outer - 1) * found.stride[0] + (uint64_t)(tokens - 1) * found.stride[1] +
-                   (uint64_t)(heads - 1) * found.stride[2] + dim;
+    found.extent = reach(reach(reach(dim, heads, found.stride[2]), tokens, found.stride[1]), outer, found.stride[0]);
     return found;
 }
 
