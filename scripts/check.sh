@@ -107,13 +107,14 @@ fuzz() {
     done
 }
 
-# Unit tests under valgrind, which sees uninitialised reads that the sanitizers do not.
+# Unit tests under valgrind, which sees uninitialised reads that the sanitizers do not. Drivers are hidden, because they
+# leak; test_model, which reads 3,000 tokens, would take a quarter of an hour, and test_layouts runs the same code.
 valgrind_units() {
     local test found=1
     for test in "$repository"/build/tests/unit/test_*; do
-        [ -f "$test" ] && [ -x "$test" ] || continue
+        [ -f "$test" ] && [ -x "$test" ] && [ "$(basename "$test")" != test_model ] || continue
         found=0
-        (cd "$(dirname "$test")" && valgrind -q --error-exitcode=9 --leak-check=full \
+        (cd "$(dirname "$test")" && OCL_ICD_VENDORS=/nonexistent VK_DRIVER_FILES=/nonexistent valgrind -q --error-exitcode=9 --leak-check=full \
             --errors-for-leak-kinds=definite "$test") || return 1
     done
     return $found
