@@ -35,6 +35,7 @@
  * logits        x split of the candidates and own keys, y active rows * pool_heads. Decode: scaled logits of every key
  *               and partial sums.
  * pool          x key block (block_keys), y active rows. Decode: logits and partial sums to pooled scores.
+ * mass          x tile, y active rows. Sums of a tile's scores over the tile's list of every row, and over all candidates.
  *
  * Split work: split s covers keys (entries) [s * split_keys, (s + 1) * split_keys) of those that exist; an empty
  * split writes greatest -inf and sum 0. Query rows of a kv head are numbered r * queries + i: head r, query token i,
@@ -50,7 +51,8 @@
     X(KAS_OP_SPARSE_SPLIT, "sparse_split")                                                                             \
     X(KAS_OP_MERGE, "merge")                                                                                           \
     X(KAS_OP_LOGITS, "logits")                                                                                         \
-    X(KAS_OP_POOL, "pool")
+    X(KAS_OP_POOL, "pool")                                                                                             \
+    X(KAS_OP_MASS, "mass")
 
 typedef enum kas_op {
 #define KAS_OP_ENUM(name, text) name,

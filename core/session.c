@@ -411,8 +411,9 @@ static kas_status upload_tables(kas_session *session, const kas_plan *plan)
 }
 
 /*
- * A session with a plan needs every operation. One without uses single operations, and a device may have rows for some
- * of them only: what is missing answers when it is called (see kas_work_launch).
+ * A session with a plan needs every operation that layers are made of: all but mass, which serves calibration. One
+ * without uses single operations, and a device may have rows for some of them only: what is missing answers when it is
+ * called (see kas_work_launch).
  */
 static kas_status load_kernels(kas_session *session, bool complete)
 {
@@ -427,6 +428,8 @@ static kas_status load_kernels(kas_session *session, bool complete)
     kas_status missing = KAS_ERROR_UNSUPPORTED;
     for (int op = 0; op < KAS_OP_COUNT; op++) {
         kas_loaded_kernel *loaded = &session->kernels[op];
+        if (complete && op == KAS_OP_MASS)
+            continue;
         kas_status status = kas_variant_load(session->context, (kas_op)op, &spec, session->estimated, &loaded->variant,
                                              &loaded->kernel);
         if (status == KAS_OK)

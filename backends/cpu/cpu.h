@@ -32,11 +32,11 @@ typedef struct kas_cpu_code {
 } kas_cpu_code;
 
 #if defined(__x86_64__)
-#define KAS_CPU_VARIANT_COUNT (3 * 9 + 1)
+#define KAS_CPU_VARIANT_COUNT (3 * 9 + 2)
 #elif defined(__aarch64__)
-#define KAS_CPU_VARIANT_COUNT (2 * 9 + 1)
+#define KAS_CPU_VARIANT_COUNT (2 * 9 + 2)
 #else
-#define KAS_CPU_VARIANT_COUNT (9 + 1)
+#define KAS_CPU_VARIANT_COUNT (9 + 2)
 #endif
 extern const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT];
 

@@ -30,4 +30,5 @@ const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT] = {
 #endif
     ROWS("generic", 0, kas_cpu_rows_generic),
     ROW("generic", KAS_OP_MERGE, 0, kas_cpu_merge),
+    ROW("generic", KAS_OP_MASS, 0, kas_cpu_mass),
 };

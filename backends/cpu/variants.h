@@ -14,6 +14,6 @@ extern const kas_cpu_rows kas_cpu_rows_avx512;
 extern const kas_cpu_rows kas_cpu_rows_neon;
 
 /* Little work, the same for all. */
-extern const kas_cpu_code kas_cpu_merge;
+extern const kas_cpu_code kas_cpu_merge, kas_cpu_mass;
 
 #endif

@@ -19,6 +19,7 @@
     X(merge)                                                                                                           \
     X(logits)                                                                                                          \
     X(pool)                                                                                                            \
+    X(mass)                                                                                                            \
     X(attend_split_mma)                                                                                                \
     X(sparse_split_mma)                                                                                                \
     X(logits_mma)                                                                                                      \
@@ -52,7 +53,7 @@ typedef struct kas_cuda_code {
     uint16_t blocks;       /* thread blocks a work group of the grid's x axis (a cluster); 0: 1 */
 } kas_cuda_code;
 
-#define KAS_CUDA_VARIANT_COUNT 25
+#define KAS_CUDA_VARIANT_COUNT 26
 
 /* The rows of this backend, best first within an operation. */
 extern const kas_variant kas_cuda_variants[KAS_CUDA_VARIANT_COUNT];

@@ -60,4 +60,6 @@ const kas_variant kas_cuda_variants[] = {
     {.name = "logits_generic", .op = KAS_OP_LOGITS, ANY_SHAPE, .code = GENERIC_CODE(logits)},
     {.name = "pool_generic", .op = KAS_OP_POOL, ANY_SHAPE, .block_keys = 4096,
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_pool, "pool_generic"}},
+    {.name = "mass_generic", .op = KAS_OP_MASS, ANY_SHAPE,
+     .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_mass, "mass_generic"}},
 };

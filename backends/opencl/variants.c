@@ -6,7 +6,7 @@
 /* One text a file in kernels/. */
 extern const unsigned char kas_cl_text_attend[], kas_cl_text_lse[], kas_cl_text_scores[], kas_cl_text_select[],
     kas_cl_text_sparse[], kas_cl_text_attend_split[], kas_cl_text_sparse_split[], kas_cl_text_merge[],
-    kas_cl_text_logits[], kas_cl_text_pool[];
+    kas_cl_text_logits[], kas_cl_text_pool[], kas_cl_text_mass[];
 
 #define BY_ELEMENT (KAS_CL_BY_DTYPE | KAS_CL_BY_HEAD_DIM)
 
@@ -59,7 +59,7 @@ static const kas_cl_code logits_vector = FEW(logits);
 /* ---- Every device ------------------------------------------------------------------------------------------------ */
 
 /* Work items and queries of a group; rows.clh takes as many keys at a time as there are items. */
-enum { ROWS_ITEMS = 64, ROWS_QUERIES = 16, POOL_ITEMS = 256, SELECT_ITEMS = 256 };
+enum { ROWS_ITEMS = 64, ROWS_QUERIES = 16, POOL_ITEMS = 256, SELECT_ITEMS = 256, MASS_ITEMS = 64 };
 
 #define ROWS(operation)                                                                                                \
     {                                                                                                                  \
@@ -77,6 +77,7 @@ static const kas_cl_code sparse_split_generic = ROWS(sparse_split);
 static const kas_cl_code merge_generic = ROWS(merge);
 static const kas_cl_code logits_generic = ROWS(logits);
 static const kas_cl_code pool_generic = {kas_cl_text_pool, POOL_ITEMS, 0, KAS_CL_ENGINE_ROWS, NULL};
+static const kas_cl_code mass_generic = {kas_cl_text_mass, MASS_ITEMS, 0, KAS_CL_ENGINE_ROWS, NULL};
 
 const kas_variant kas_cl_variants[KAS_CL_VARIANT_COUNT] = {
     {SERIAL_ROW, .op = KAS_OP_ATTEND, .block_queries = SERIAL_QUERIES, .code = &attend_serial},
@@ -109,4 +110,5 @@ const kas_variant kas_cl_variants[KAS_CL_VARIANT_COUNT] = {
     {GENERIC_ROW, .op = KAS_OP_MERGE, .code = &merge_generic},
     {GENERIC_ROW, .op = KAS_OP_LOGITS, .code = &logits_generic},
     {GENERIC_ROW, .op = KAS_OP_POOL, .block_keys = POOL_ITEMS, .code = &pool_generic},
+    {GENERIC_ROW, .op = KAS_OP_MASS, .code = &mass_generic},
 };

@@ -227,9 +227,9 @@ void kas_vulkan_cache_close(kas_backend_context *context);
 
 /* KAS_VULKAN_HAVE_MATRIX: a shader compiler of this build knows cooperative matrices. */
 #ifdef KAS_VULKAN_HAVE_MATRIX
-#define KAS_VULKAN_VARIANT_COUNT 37
+#define KAS_VULKAN_VARIANT_COUNT 38
 #else
-#define KAS_VULKAN_VARIANT_COUNT 30
+#define KAS_VULKAN_VARIANT_COUNT 31
 #endif
 extern const kas_variant kas_vulkan_variants[KAS_VULKAN_VARIANT_COUNT];
 

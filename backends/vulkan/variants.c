@@ -34,6 +34,7 @@
 
 PLAIN_CODE(select)
 PLAIN_CODE(pool)
+PLAIN_CODE(mass)
 TYPED_CODE(attend)
 TYPED_CODE(lse)
 TYPED_CODE(scores)
@@ -151,4 +152,5 @@ const kas_variant kas_vulkan_variants[] = {
     LANES_ROW(KAS_OP_LOGITS, logits),
     TYPED_ROWS(KAS_OP_LOGITS, logits),
     PLAIN_ROW(KAS_OP_POOL, pool, .block_keys = GENERIC_INVOCATIONS),
+    PLAIN_ROW(KAS_OP_MASS, mass),
 };

@@ -29,7 +29,8 @@
 #define KAS_SLOT_LOGITS 13    /* f32 [z][row][query row][score_stride]: scaled logits of decode; query rows as in
                                  KAS_SLOT_PART_ML */
 #define KAS_SLOT_PART_O 14    /* f32 [z][head][query][split][head_dim]: a split's output, normalised by itself */
-#define KAS_SLOT_PART_ML 15   /* f32 [z][head][query][split][2]: a split's greatest logit and sum of exponentials */
+#define KAS_SLOT_PART_ML 15   /* f32 [z][head][query][split][2]: a split's greatest logit and sum of exponentials;
+                                 in mass f32 [z][row][tile][list_rows + 1]: sums of scores */
 #define KAS_SLOT_STATUS 16    /* u32 [1]: KAS_CHECK_* bits, set with an atomic or */
 #define KAS_SLOT_COUNT 17
 

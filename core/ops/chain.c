@@ -16,6 +16,7 @@ typedef struct chain {
     kas_slice scores;
     uint32_t score_stride;
     kas_list_view lists;
+    kas_slice mass;
 } chain;
 
 static kas_slice scratch_slice(const kas_work *work, uint64_t offset)
@@ -347,6 +348,27 @@ kas_status kas_select(kas_session *session, kas_stream *stream, kas_phase phase,
     chain c = {.layer = kas_identity_layer(session), .scores = scores->values, .score_stride = scores->stride};
     KAS_TRY(kas_view_given(&work, lists, most_kept(&work), &c.lists));
     return run_scored(&work, session->context->info.max_group_count[2], &c, select_piece);
+}
+
+static kas_status mass_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    const chain *c = user;
+    return kas_launch_mass(work, piece, &c->scores, c->score_stride, &c->lists, &c->mass);
+}
+
+kas_status kas_pooled_mass(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args,
+                           const kas_scores *scores, const kas_lists *lists, const kas_slice *mass)
+{
+    kas_work work;
+    KAS_TRY(kas_work_begin(&work, session, stream, phase, args, 0));
+    KAS_TRY(check_scores(&work, scores));
+    if (!mass)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "mass is NULL");
+    KAS_TRY(kas_work_check_slice(&work, "mass", mass, kas_mass_bytes(work.batch, session->block.list_rows, work.tiles)));
+    chain c = {.scores = scores->values, .score_stride = scores->stride, .mass = *mass};
+    KAS_TRY(kas_view_given(&work, lists, 0, &c.lists));
+    c.lists.flags = KAS_CALL_LISTS_GIVEN;
+    return run_scored(&work, session->context->info.max_group_count[2], &c, mass_piece);
 }
 
 kas_status kas_attend_lists(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args,

@@ -1,4 +1,7 @@
-/* select.c - pooled scores (prefill from q and k, decode from stored logits) and the selection of a tile's best. */
+/*
+ * select.c - pooled scores (prefill from q and k, decode from stored logits), the selection of a tile's best, and the
+ * sums of scores over lists.
+ */
 #include "work.h"
 
 /* Blocks of block_keys keys that a row of `op` cuts its candidates into. */
@@ -18,11 +21,6 @@ static uint32_t most_candidates(const kas_work *work, const kas_piece *piece)
     return start < work->keys ? (uint32_t)start : work->keys;
 }
 
-static uint64_t score_bytes(uint32_t sequences, uint32_t rows, uint32_t tiles, uint32_t stride)
-{
-    return (uint64_t)sequences * rows * tiles * stride * sizeof(float);
-}
-
 kas_status kas_launch_scores(const kas_work *work, const kas_piece *piece, uint32_t layer, uint32_t rows,
                              uint32_t flags, const kas_slice *lse, const kas_slice *scores, uint32_t stride)
 {
@@ -34,7 +32,7 @@ kas_status kas_launch_scores(const kas_work *work, const kas_piece *piece, uint3
     launch.call.layer = layer;
     launch.call.score_stride = stride;
     kas_bind(&launch, KAS_SLOT_LSE, lse, (uint64_t)work->batch * work->session->block.heads * work->queries * 4);
-    kas_bind(&launch, KAS_SLOT_SCORES, scores, score_bytes(piece->count, rows, piece->tile_count, stride));
+    kas_bind(&launch, KAS_SLOT_SCORES, scores, kas_score_bytes(piece->count, rows, piece->tile_count, stride));
     return kas_work_launch(work, KAS_OP_SCORES, &launch,
                            piece->tile_count * key_blocks(work, KAS_OP_SCORES, candidates), rows, piece->count);
 }
@@ -66,7 +64,7 @@ kas_status kas_launch_pool(const kas_work *work, const kas_piece *piece, const k
     launch.call.tile_count = 1;
     kas_bind_scratch(work, &launch, KAS_SLOT_LOGITS, scratch->logits, scratch->logits_size);
     kas_bind_scratch(work, &launch, KAS_SLOT_PART_ML, scratch->part_ml, scratch->part_ml_size);
-    kas_bind(&launch, KAS_SLOT_SCORES, scores, score_bytes(piece->count, rows, 1, stride));
+    kas_bind(&launch, KAS_SLOT_SCORES, scores, kas_score_bytes(piece->count, rows, 1, stride));
     return kas_work_launch(work, KAS_OP_POOL, &launch, key_blocks(work, KAS_OP_POOL, work->keys), rows, piece->count);
 }
 
@@ -79,7 +77,23 @@ kas_status kas_launch_select(const kas_work *work, const kas_piece *piece, uint3
     launch.call.score_stride = stride;
     launch.call.list_tiles = lists->tiles;
     launch.call.list_width = lists->width;
-    kas_bind(&launch, KAS_SLOT_SCORES, scores, score_bytes(piece->count, rows, piece->tile_count, stride));
+    kas_bind(&launch, KAS_SLOT_SCORES, scores, kas_score_bytes(piece->count, rows, piece->tile_count, stride));
     kas_bind(&launch, KAS_SLOT_LISTS, &lists->slice, lists->size);
     return kas_work_launch(work, KAS_OP_SELECT, &launch, piece->tile_count, rows, piece->count);
+}
+
+kas_status kas_launch_mass(const kas_work *work, const kas_piece *piece, const kas_slice *scores, uint32_t stride,
+                           const kas_list_view *lists, const kas_slice *mass)
+{
+    uint32_t rows = work->session->block.list_rows;
+    kas_launch launch = work->base;
+    launch.call.flags |= lists->flags;
+    launch.call.layer = kas_identity_layer(work->session);
+    launch.call.score_stride = stride;
+    launch.call.list_tiles = lists->tiles;
+    launch.call.list_width = lists->width;
+    kas_bind(&launch, KAS_SLOT_SCORES, scores, kas_score_bytes(piece->count, rows, piece->tile_count, stride));
+    kas_bind(&launch, KAS_SLOT_LISTS, &lists->slice, lists->size);
+    kas_bind(&launch, KAS_SLOT_PART_ML, mass, kas_mass_bytes(piece->count, rows, piece->tile_count));
+    return kas_work_launch(work, KAS_OP_MASS, &launch, piece->tile_count, rows, piece->count);
 }

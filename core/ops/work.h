@@ -110,4 +110,18 @@ kas_status kas_launch_merge(const kas_work *work, const kas_piece *piece, const 
 kas_status kas_launch_select(const kas_work *work, const kas_piece *piece, uint32_t layer, uint32_t rows,
                              const kas_slice *scores, uint32_t stride, const kas_list_view *lists);
 
+kas_status kas_launch_mass(const kas_work *work, const kas_piece *piece, const kas_slice *scores, uint32_t stride,
+                           const kas_list_view *lists, const kas_slice *mass);
+
+/* Bytes of the scores of a piece, of the sums that mass makes of them. */
+static inline uint64_t kas_score_bytes(uint32_t sequences, uint32_t rows, uint32_t tiles, uint32_t stride)
+{
+    return (uint64_t)sequences * rows * tiles * stride * sizeof(float);
+}
+
+static inline uint64_t kas_mass_bytes(uint32_t sequences, uint32_t rows, uint32_t tiles)
+{
+    return kas_score_bytes(sequences, rows, tiles, rows + 1);
+}
+
 #endif

@@ -526,6 +526,16 @@ KAS_API kas_status kas_select(kas_session *session, kas_stream *stream, kas_phas
                               const kas_scores *scores, const kas_lists *lists);
 
 /*
+ * Sums of pooled scores over lists, into f32 [B, G, tiles, G + 1] at `mass` (G is 1 with KAS_POOLING_ALL_HEADS): entry
+ * (b, y, tile, x) is the sum of row y's scores over the keys that row x of the tile's lists names, entry G the sum over
+ * all candidates; a tile that a sequence does not have is left alone. How much of its attention kv head y would keep
+ * with the lists of head x: the measure that calibration is made of. Lists as kas_attend_lists, with scores->tiles
+ * tiles written. q, k, v and out are not used.
+ */
+KAS_API kas_status kas_pooled_mass(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args,
+                                   const kas_scores *scores, const kas_lists *lists, const kas_slice *mass);
+
+/*
  * Attention over the caller's lists and the tile's own causal keys. Every non-negative entry below the tile's start is
  * used; others count as absent, -1 silently. kv head g reads row head_map[layer][g] of the plan, row g without one.
  */

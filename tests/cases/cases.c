@@ -9,7 +9,7 @@
 #define OPERATION(name) (1u << CASE_##name)
 #define ATTENTION (OPERATION(ATTEND) | OPERATION(LISTS) | OPERATION(LAYERS))
 #define KEYED (ATTENTION | OPERATION(LSE) | OPERATION(SCORES))
-#define EVERY (KEYED | OPERATION(SELECT))
+#define EVERY (KEYED | OPERATION(SELECT) | OPERATION(MASS))
 
 #define PREFILL (1u << KAS_PHASE_PREFILL)
 #define DECODE (1u << KAS_PHASE_DECODE)
@@ -85,7 +85,7 @@ static const variation special[] = {
     {"own_memory", EVERY, BOTH, LENGTHS_RAGGED, CASE_OWN_MEMORY},
     {"bad_lengths", EVERY, BOTH, LENGTHS_HOLES, CASE_BAD_LENGTHS | CASE_WITH_LSE},
     {"holes", EVERY, BOTH, LENGTHS_HOLES, CASE_WITH_LSE},
-    {"bad_lists", OPERATION(LISTS), BOTH, LENGTHS_RAGGED, CASE_BAD_LISTS | CASE_WITH_LSE},
+    {"bad_lists", OPERATION(LISTS) | OPERATION(MASS), BOTH, LENGTHS_RAGGED, CASE_BAD_LISTS | CASE_WITH_LSE},
     {"mapped", OPERATION(LISTS), BOTH, LENGTHS_OFFSET, CASE_MAPPED},
     {"page16", KEYED, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .page_size = 16},
     {"page16_bad", KEYED, BOTH, LENGTHS_RAGGED, CASE_BAD_PAGES | CASE_WITH_LSE, .page_size = 16},
@@ -231,7 +231,7 @@ static void set_decode(conformance_case *c, lengths chosen)
 
 static const char *operation_name(case_operation operation)
 {
-    static const char *const names[] = {"attend", "lse", "scores", "select", "lists", "layers", "far"};
+    static const char *const names[] = {"attend", "lse", "scores", "select", "lists", "mass", "layers", "far"};
     return names[operation];
 }
 
@@ -374,6 +374,7 @@ const char *const *cases_operations(const conformance_case *c)
         [CASE_SCORES] = {"lse", "scores"},
         [CASE_SELECT] = {"select"},
         [CASE_LISTS] = {"sparse"},
+        [CASE_MASS] = {"mass"},
         [CASE_LAYERS] = {"attend", "lse", "scores", "select", "sparse"},
     };
     static const char *const decode[][7] = {
@@ -382,6 +383,7 @@ const char *const *cases_operations(const conformance_case *c)
         [CASE_SCORES] = {"logits", "pool"},
         [CASE_SELECT] = {"select"},
         [CASE_LISTS] = {"sparse_split", "merge"},
+        [CASE_MASS] = {"mass"},
         [CASE_LAYERS] = {"attend_split", "sparse_split", "merge", "logits", "pool", "select"},
         [CASE_FAR] = {"sparse_split", "merge"},
     };

@@ -16,6 +16,7 @@ typedef enum case_operation {
     CASE_SCORES, /* kas_pooled_scores */
     CASE_SELECT, /* kas_select */
     CASE_LISTS,  /* kas_attend_lists */
+    CASE_MASS,   /* kas_pooled_mass */
     CASE_LAYERS, /* kas_prefill or kas_decode over every layer of a plan */
     CASE_FAR     /* kas_attend_lists, elements beyond 2^32 */
 } case_operation;

@@ -415,7 +415,7 @@ static void size_tiles(case_data *data)
     }
     data->list_width = keep + 5;
     data->score_stride = candidates + 3;
-    if (c->operation == CASE_SELECT || c->operation == CASE_SCORES) {
+    if (c->operation == CASE_SELECT || c->operation == CASE_SCORES || c->operation == CASE_MASS) {
         /* Without reading lengths the host can only ask for room for all keys. */
         data->score_stride = call.keys + 3;
         data->list_width = oracle_topk(&c->topk, call.keys, data->session_keys) + 5;
@@ -448,7 +448,7 @@ static void fill_scores(case_data *data, storage_random *random)
     data_call call = data_call_at(data, 0);
     uint64_t tiles = (uint64_t)c->batch * data->rows * data->tiles;
     data->scores_image = data_image_make(tiles * data->score_stride * sizeof(float), 0, DATA_POISON);
-    for (uint32_t b = 0; c->operation == CASE_SELECT && b < c->batch; b++) {
+    for (uint32_t b = 0; data_has_scores(c) && b < c->batch; b++) {
         oracle_sequence s = data_sequence(data, &call, 0, b);
         for (uint32_t u = 0; u < oracle_tile_count(&data->rule, &s); u++) {
             oracle_tile tile = oracle_tile_at(&data->rule, &s, u);
@@ -495,7 +495,7 @@ static void fill_lists(case_data *data, storage_random *random)
     data_call call = data_call_at(data, 0);
     uint64_t tiles = (uint64_t)c->batch * data->rows * data->tiles;
     data->lists_image = data_image_make(tiles * data->list_width * sizeof(int32_t), 0, DATA_POISON_INTEGER);
-    if (c->operation != CASE_LISTS)
+    if (!data_has_lists(c))
         return;
     for (uint32_t b = 0; b < c->batch; b++) {
         oracle_sequence s = data_sequence(data, &call, 0, b);
@@ -565,7 +565,7 @@ case_data *data_make(const conformance_case *c)
     draw_maps(data, &random);
     place_rows(data);
     choose_final_lengths(data);
-    if (c->operation != CASE_SELECT) {
+    if (!data_has_scores(c)) {
         fill_values(data, &random);
         plant_nan(data);
         fill_queries(data);
@@ -578,6 +578,8 @@ case_data *data_make(const conformance_case *c)
     size_tiles(data);
     fill_scores(data, &random);
     fill_lists(data, &random);
+    uint64_t mass = (uint64_t)c->batch * data->rows * data->tiles * (data->rows + 1);
+    data->mass_image = data_image_make(mass * sizeof(float), 0, DATA_POISON);
     uint64_t lse = (uint64_t)c->batch * data->rule.heads * most(c->q_len, c->batch);
     data->lse_image = data_image_make(lse * sizeof(float), 0, DATA_POISON);
     return data;
@@ -587,7 +589,8 @@ void data_free(case_data *data)
 {
     data_image *images[] = {&data->out_image,        &data->lse_image,        &data->q_lens_image,
                             &data->kv_lens_image,    &data->q_starts_image,   &data->final_lens_image,
-                            &data->page_table_image, &data->lists_image,      &data->scores_image};
+                            &data->page_table_image, &data->lists_image,      &data->scores_image,
+                            &data->mass_image};
     for (size_t i = 0; i < sizeof(images) / sizeof(images[0]); i++)
         data_image_free(images[i]);
     for (uint32_t b = 0; b < CASE_MAX_BATCH; b++) {

@@ -55,7 +55,7 @@ typedef struct case_data {
     uint32_t list_width, score_stride;
     uint32_t final_len[CASE_MAX_BATCH];
     uint32_t q_starts[CASE_MAX_BATCH];
-    oracle_lists given[CASE_MAX_BATCH]; /* CASE_LISTS: the valid entries */
+    oracle_lists given[CASE_MAX_BATCH]; /* the valid entries where lists are given */
     uint32_t head_map[DATA_LAYERS * 16];
     uint32_t normalizer_map[DATA_LAYERS * 16];
 
@@ -64,13 +64,24 @@ typedef struct case_data {
     data_image q_image[DATA_LAYERS], k_image[DATA_MAX_SEGMENTS], v_image[DATA_MAX_SEGMENTS];
     data_image out_image, lse_image; /* poison alone */
     data_image q_lens_image, kv_lens_image, q_starts_image, final_lens_image, page_table_image;
-    data_image lists_image, scores_image;
+    data_image lists_image, scores_image, mass_image;
     uint32_t page_table_stride, page_count;
     int32_t *pages; /* [batch][page_table_stride]: where keys really lie */
 } case_data;
 
 case_data *data_make(const conformance_case *c);
 void data_free(case_data *data);
+
+/* Scores, lists are an input of the case. */
+static inline bool data_has_scores(const conformance_case *c)
+{
+    return c->operation == CASE_SELECT || c->operation == CASE_MASS;
+}
+
+static inline bool data_has_lists(const conformance_case *c)
+{
+    return c->operation == CASE_LISTS || c->operation == CASE_MASS;
+}
 
 data_call data_call_at(const case_data *data, uint32_t call);
 /* Sequence b of a call with the queries of `layer`. */

@@ -21,7 +21,7 @@ typedef struct runner {
     conformance_result *result;
     device_memory memory;
     const device_block *q[DATA_LAYERS], *k[DATA_MAX_SEGMENTS], *v[DATA_MAX_SEGMENTS];
-    const device_block *out, *lse, *q_lens, *kv_lens, *q_starts, *final_lens, *page_table, *lists, *scores;
+    const device_block *out, *lse, *q_lens, *kv_lens, *q_starts, *final_lens, *page_table, *lists, *scores, *mass;
     const device_block *own_lists, *own_scratch;
     kas_kv_segment segments[DATA_MAX_SEGMENTS];
     kas_plan *plan;
@@ -50,7 +50,7 @@ static bool upload(runner *r, const device_block **block, const char *name, devi
 static bool upload_tensors(runner *r)
 {
     const case_data *data = r->data;
-    if (r->c->operation == CASE_SELECT)
+    if (data_has_scores(r->c))
         return true;
     for (uint32_t layer = 0; layer < data->layers; layer++)
         if (!upload(r, &r->q[layer], "q", DEVICE_INPUT, &data->q_image[layer]))
@@ -67,13 +67,14 @@ static bool upload_tensors(runner *r)
 static bool upload_all(runner *r)
 {
     const case_data *data = r->data;
-    bool gives_lists = r->c->operation == CASE_LISTS, gives_scores = r->c->operation == CASE_SELECT;
+    bool gives_lists = data_has_lists(r->c), gives_scores = data_has_scores(r->c);
     return upload_tensors(r) && upload(r, &r->q_lens, "q_lens", DEVICE_INPUT, &data->q_lens_image) &&
            upload(r, &r->kv_lens, "kv_lens", DEVICE_INPUT, &data->kv_lens_image) &&
            upload(r, &r->q_starts, "q_starts", DEVICE_INPUT, &data->q_starts_image) &&
            upload(r, &r->final_lens, "final_lens", DEVICE_INPUT, &data->final_lens_image) &&
            upload(r, &r->lists, "lists", gives_lists ? DEVICE_INPUT : DEVICE_OUTPUT, &data->lists_image) &&
-           upload(r, &r->scores, "scores", gives_scores ? DEVICE_INPUT : DEVICE_OUTPUT, &data->scores_image);
+           upload(r, &r->scores, "scores", gives_scores ? DEVICE_INPUT : DEVICE_OUTPUT, &data->scores_image) &&
+           upload(r, &r->mass, "mass", DEVICE_OUTPUT, &data->mass_image);
 }
 
 /* ---- Session --------------------------------------------------------------------------------------------------- */
@@ -241,7 +242,7 @@ static kas_attention arguments(runner *r, const data_call *call, uint32_t layer)
         .keys = has(r, CASE_DEFAULT_KEYS) ? 0 : call->keys,
     };
     give_lengths(r, &args);
-    if (c->operation == CASE_SELECT)
+    if (data_has_scores(c))
         return args;
     uint32_t source = r->data->layers > 1 ? layer : 0;
     args.q = tensor_of(r, r->q[source], &r->data->q_layout, call->first);
@@ -405,6 +406,52 @@ static bool run_select(runner *r)
     for (uint32_t b = 0; b < r->c->batch; b++)
         check_selected(r, &call, b, bytes);
     verify_untouched(r->result, "lists", &r->data->lists_image, bytes);
+    free(bytes);
+    return true;
+}
+
+/* Sums of one tile's scores of row y over the lists of every row and over all candidates. */
+static void check_mass(const runner *r, uint32_t b, const oracle_tile *tile, uint32_t y, uint32_t u, uint8_t *bytes)
+{
+    const case_data *data = r->data;
+    const oracle_lists *lists = &data->given[b];
+    float *values = memory_alloc(tile->candidates, sizeof(float));
+    int32_t *all = memory_alloc(tile->candidates, sizeof(int32_t));
+    for (uint32_t j = 0; j < tile->candidates; j++) {
+        values[j] = storage_get(KAS_DTYPE_F32, data->scores_image.bytes + data->scores_image.base,
+                                data_tile_at(data, data->score_stride, b, y, u) + j);
+        all[j] = (int32_t)j;
+    }
+    uint64_t at = data_tile_at(data, data->rows + 1, b, y, u);
+    for (uint32_t x = 0; x < data->rows; x++)
+        verify_sum(r->result, data, at + x, values, oracle_list(lists, x, u),
+                   lists->count[(size_t)x * lists->tiles + u], bytes);
+    verify_sum(r->result, data, at + data->rows, values, all, tile->candidates, bytes);
+    free(values);
+    free(all);
+}
+
+static bool run_mass(runner *r)
+{
+    const case_data *data = r->data;
+    data_call call = data_call_at(data, 0);
+    kas_attention args = arguments(r, &call, 0);
+    kas_scores scores = scores_of(r);
+    kas_lists lists = lists_of(r);
+    kas_slice mass = device_slice(r->mass);
+    kas_status status = kas_pooled_mass(r->session, r->memory.stream, r->c->phase, &args, &scores, &lists, &mass);
+    uint8_t *bytes = ok(r, "kas_pooled_mass", status) ? device_download(&r->memory, r->mass) : NULL;
+    if (!bytes)
+        return false;
+    for (uint32_t b = 0; b < r->c->batch; b++) {
+        oracle_sequence s = data_sequence(data, &call, 0, b);
+        for (uint32_t u = 0; u < oracle_tile_count(&data->rule, &s); u++) {
+            oracle_tile tile = oracle_tile_at(&data->rule, &s, u);
+            for (uint32_t y = 0; y < data->rows; y++)
+                check_mass(r, b, &tile, y, u, bytes);
+        }
+    }
+    verify_untouched(r->result, "mass", &data->mass_image, bytes);
     free(bytes);
     return true;
 }
@@ -601,6 +648,8 @@ static bool run_operation(runner *r)
         return run_select(r);
     case CASE_LISTS:
         return run_lists(r);
+    case CASE_MASS:
+        return run_mass(r);
     default:
         return run_layers(r);
     }

@@ -146,6 +146,21 @@ void verify_exact_list(conformance_result *result, const case_data *data, uint64
     blank(bytes, offset, data->list_width * sizeof(int32_t), DATA_POISON_INTEGER);
 }
 
+void verify_sum(conformance_result *result, const case_data *data, uint64_t at, const float *values,
+                const int32_t *list, uint32_t count, uint8_t *bytes)
+{
+    double exact = 0.0, most = 0.0;
+    float plain = 0.0f;
+    for (uint32_t n = 0; n < count; n++) {
+        exact += values[list[n]];
+        most += fabs(values[list[n]]);
+        plain += values[list[n]];
+    }
+    double got = storage_get(KAS_DTYPE_F32, bytes + data->mass_image.base, at);
+    result_measure(result, "mass", worst_of(0.0, got, exact), allowance(fabs(plain - exact), most));
+    blank(bytes, data->mass_image.base + at * sizeof(float), sizeof(float), DATA_POISON);
+}
+
 static void verify_range(conformance_result *result, const char *what, const data_image *image, const uint8_t *bytes,
                          uint64_t begin, uint64_t end)
 {

@@ -30,6 +30,10 @@ bool verify_list(conformance_result *result, const char *what, const oracle_tile
 void verify_exact_list(conformance_result *result, const case_data *data, uint64_t at, const int32_t *expected,
                        uint32_t keep, uint8_t *bytes);
 
+/* One of the sums that mass makes: of the values that a list of `count` positions names. */
+void verify_sum(conformance_result *result, const case_data *data, uint64_t at, const float *values,
+                const int32_t *list, uint32_t count, uint8_t *bytes);
+
 /* Bytes are those of the image. */
 void verify_untouched(conformance_result *result, const char *what, const data_image *image, const uint8_t *bytes);
 /* Only the guards around the payload are. */
