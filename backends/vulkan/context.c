@@ -109,8 +109,10 @@ static kas_status open_own(kas_backend_context *context, uint32_t index, kas_dev
     context->instance_api = process->api;
     context->instance = process->instance;
     context->physical = process->devices[index];
-    if (!kas_vulkan_describe(&process->api, context->physical, &found, &context->limits, reason, sizeof(reason)))
-        return kas_fail(KAS_ERROR_NO_DEVICE, "%s", reason);
+    kas_status described =
+        kas_vulkan_describe(&process->api, context->physical, &found, &context->limits, reason, sizeof(reason));
+    if (described != KAS_OK)
+        return kas_fail(described, "%s", reason);
     info->features = consistent_features(info->features);
     context->features = info->features;
     context->owns_device = true;
@@ -151,9 +153,10 @@ static kas_status open_import(kas_backend_context *context, const kas_context_de
     if (!kas_vulkan_load_instance(get, context->instance, &context->instance_api, &missing))
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "kas_vulkan_import.instance lacks %s", missing);
     char reason[256];
-    if (!kas_vulkan_describe(&context->instance_api, context->physical, info, &context->limits, reason,
-                             sizeof(reason)))
-        return kas_fail(KAS_ERROR_NO_DEVICE, "%s", reason);
+    kas_status described =
+        kas_vulkan_describe(&context->instance_api, context->physical, info, &context->limits, reason, sizeof(reason));
+    if (described != KAS_OK)
+        return kas_fail(described, "%s", reason);
     info->features = consistent_features(info->features & import->features & ~desc->disable_features);
     context->features = info->features;
     context->limits.queue_family = import->queue_family;

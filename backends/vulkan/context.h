@@ -31,11 +31,11 @@ typedef struct kas_vulkan_limits {
 } kas_vulkan_limits;
 
 /*
- * Describes a physical device: features are those it has, not those that are enabled. False, with a sentence in
- * `reason`, when this backend cannot use it.
+ * Describes a physical device: features are those it has, not those that are enabled. NO_DEVICE when this backend
+ * cannot use it, OUT_OF_MEMORY when it cannot be told, with a sentence in `reason`.
  */
-bool kas_vulkan_describe(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, kas_device_info *info,
-                         kas_vulkan_limits *limits, char *reason, size_t reason_size);
+kas_status kas_vulkan_describe(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, kas_device_info *info,
+                               kas_vulkan_limits *limits, char *reason, size_t reason_size);
 
 /* The instance and the devices that probe found; they live as long as the process. */
 typedef struct kas_vulkan_process {

@@ -70,7 +70,7 @@ static void find_devices(char *reason, size_t size)
     for (uint32_t i = 0; i < count; i++) {
         kas_device_info info = {0};
         kas_vulkan_limits limits;
-        if (kas_vulkan_describe(&process.api, all[i], &info, &limits, reason, size))
+        if (kas_vulkan_describe(&process.api, all[i], &info, &limits, reason, size) != KAS_ERROR_NO_DEVICE)
             process.devices[process.device_count++] = all[i];
         else
             kas_log(KAS_LOG_INFO, "Vulkan device %u is left out: %s", i, reason);
@@ -94,9 +94,9 @@ kas_status kas_vulkan_device_info(uint32_t index, kas_device_info *info)
 {
     char reason[256];
     kas_vulkan_limits limits;
-    if (!kas_vulkan_describe(&process.api, process.devices[index], info, &limits, reason, sizeof(reason)))
-        return kas_fail(KAS_ERROR_NO_DEVICE, "%s", reason);
-    return KAS_OK;
+    kas_status status =
+        kas_vulkan_describe(&process.api, process.devices[index], info, &limits, reason, sizeof(reason));
+    return status == KAS_OK ? KAS_OK : kas_fail(status, "%s", reason);
 }
 
 /* ---- Describing ------------------------------------------------------------------------------------------------- */
@@ -106,18 +106,18 @@ typedef struct extension_list {
     uint32_t count;
 } extension_list;
 
-static extension_list list_extensions(const kas_vulkan_instance_api *api, VkPhysicalDevice physical)
+/* False when memory is exhausted: without the list, features would go missing unnoticed. */
+static bool list_extensions(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, extension_list *list)
 {
-    extension_list list = {NULL, 0};
     uint32_t count = 0;
     if (api->EnumerateDeviceExtensionProperties(physical, NULL, &count, NULL) != VK_SUCCESS)
-        return list;
-    list.names = kas_alloc(count, sizeof(*list.names));
-    if (!list.names)
-        return list;
-    VkResult result = api->EnumerateDeviceExtensionProperties(physical, NULL, &count, list.names);
-    list.count = result == VK_SUCCESS || result == VK_INCOMPLETE ? count : 0;
-    return list;
+        return true;
+    list->names = kas_alloc(count, sizeof(*list->names));
+    if (!list->names)
+        return false;
+    VkResult result = api->EnumerateDeviceExtensionProperties(physical, NULL, &count, list->names);
+    list->count = result == VK_SUCCESS || result == VK_INCOMPLETE ? count : 0;
+    return true;
 }
 
 static bool has_extension(const extension_list *list, const char *name)
@@ -298,8 +298,8 @@ static bool check_limits(const VkPhysicalDeviceProperties *p, const kas_vulkan_l
     return true;
 }
 
-bool kas_vulkan_describe(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, kas_device_info *info,
-                         kas_vulkan_limits *limits, char *reason, size_t reason_size)
+kas_status kas_vulkan_describe(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, kas_device_info *info,
+                               kas_vulkan_limits *limits, char *reason, size_t reason_size)
 {
     uint32_t struct_size = info->struct_size;
     char name[sizeof(info->name)];
@@ -321,9 +321,13 @@ bool kas_vulkan_describe(const kas_vulkan_instance_api *api, VkPhysicalDevice ph
     if (base.properties.apiVersion < VK_API_VERSION_1_2) {
         snprintf(reason, reason_size, "%s has Vulkan %u.%u, 1.2 is needed", base.properties.deviceName,
                  VK_API_VERSION_MAJOR(base.properties.apiVersion), VK_API_VERSION_MINOR(base.properties.apiVersion));
-        return false;
+        return KAS_ERROR_NO_DEVICE;
     }
-    extension_list extensions = list_extensions(api, physical);
+    extension_list extensions = {NULL, 0};
+    if (!list_extensions(api, physical, &extensions)) {
+        snprintf(reason, reason_size, "host memory is exhausted");
+        return KAS_ERROR_OUT_OF_MEMORY;
+    }
     if (has_extension(&extensions, VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME))
         v12.pNext = &sm;
     else if (has_extension(&extensions, VK_AMD_SHADER_CORE_PROPERTIES_2_EXTENSION_NAME))
@@ -343,5 +347,5 @@ bool kas_vulkan_describe(const kas_vulkan_instance_api *api, VkPhysicalDevice ph
     if (covers_subgroups(&v11))
         info->features |= KAS_FEATURE_SUBGROUP;
     kas_release(extensions.names);
-    return check_limits(&base.properties, limits, reason, reason_size);
+    return check_limits(&base.properties, limits, reason, reason_size) ? KAS_OK : KAS_ERROR_NO_DEVICE;
 }
