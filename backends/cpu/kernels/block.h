@@ -132,6 +132,13 @@ static inline void locate_nothing(key_block *block, uint32_t n)
     block->k[n] = block->v[n] = zero_row;
 }
 
+/* Where an element of K or V lies; operations without values have no V. */
+static inline const char *cache_at(const cell *c, uint32_t tensor, uint64_t element)
+{
+    const char *memory = c->job->slot[tensor];
+    return memory ? memory + element * element_size(c->job->dtype) : (const char *)zero_row;
+}
+
 static inline void locate_entry(const cell *c, uint32_t g, int32_t position, key_block *block, uint32_t n)
 {
     uint64_t at;
@@ -145,20 +152,19 @@ static inline void locate_entry(const cell *c, uint32_t g, int32_t position, key
         locate_nothing(block, n);
         return;
     }
-    uint32_t size = element_size(c->job->dtype);
     block->positions[n] = position;
     block->least = kas_min_u32(block->least, (uint32_t)position);
     block->greatest = kas_max_u32(block->greatest, (uint32_t)position);
-    block->k[n] = (const char *)c->job->slot[KAS_SLOT_K] + k_element(c, at, slot, g) * size;
-    block->v[n] = (const char *)c->job->slot[KAS_SLOT_V] + v_element(c, at, slot, g) * size;
+    block->k[n] = cache_at(c, KAS_SLOT_K, k_element(c, at, slot, g));
+    block->v[n] = cache_at(c, KAS_SLOT_V, v_element(c, at, slot, g));
 }
 
 /* Positions [first, first + count) that follow each other in memory. */
 static inline void locate_run(const cell *c, uint32_t g, uint32_t first, key_block *block)
 {
     uint32_t size = element_size(c->job->dtype);
-    const char *k = (const char *)c->job->slot[KAS_SLOT_K] + k_element(c, c->z, first, g) * size;
-    const char *v = (const char *)c->job->slot[KAS_SLOT_V] + v_element(c, c->z, first, g) * size;
+    const char *k = cache_at(c, KAS_SLOT_K, k_element(c, c->z, first, g));
+    const char *v = cache_at(c, KAS_SLOT_V, v_element(c, c->z, first, g));
     uint64_t k_step = (uint64_t)c->call->k_stride_token * size, v_step = (uint64_t)c->call->v_stride_token * size;
     block->least = first;
     block->greatest = first + block->count - 1;
