@@ -111,10 +111,11 @@ fuzz() {
 # leak; test_model, which reads 3,000 tokens, would take a quarter of an hour, and test_layouts runs the same code.
 valgrind_units() {
     local test found=1
+    local -x OCL_ICD_VENDORS=/nonexistent VK_DRIVER_FILES=/nonexistent
     for test in "$repository"/build/tests/unit/test_*; do
         [ -f "$test" ] && [ -x "$test" ] && [ "$(basename "$test")" != test_model ] || continue
         found=0
-        (cd "$(dirname "$test")" && OCL_ICD_VENDORS=/nonexistent VK_DRIVER_FILES=/nonexistent valgrind -q --error-exitcode=9 --leak-check=full \
+        (cd "$(dirname "$test")" && valgrind -q --error-exitcode=9 --leak-check=full \
             --errors-for-leak-kinds=definite "$test") || return 1
     done
     return $found

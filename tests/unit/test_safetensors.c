@@ -133,14 +133,14 @@ static void rejects_bad_headers(void **state)
         {"{" TENSOR("a", "F32", "[18446744073709551616]", "[0,4]") "}", 4, "to 9007199254740992"},
         /* Offsets. */
         {"{" TENSOR("a", "F32", "[1]", "[0,8]") "}", 4,
-         "data_offsets of tensor 'a' is 8: it must be a whole number from 0 to 4"},
+         "tensor 'a' ends at byte 8 of the data, but the file holds 4 of them"},
         {"{" TENSOR("a", "F32", "[1]", "[8,12]") "}", 8,
-         "data_offsets of tensor 'a' is 12: it must be a whole number "
-         "from 8 to 8"},
+         "tensor 'a' ends at byte 12 of the data, but the file holds 8 of them"},
         {"{" TENSOR("a", "F32", "[1]", "[4,0]") "}", 8,
-         "data_offsets of tensor 'a' is 0: it must be a whole number "
-         "from 4 to 8"},
+         "data_offsets of tensor 'a' is 0: it must be a whole number from 4 to 9007199254740992"},
         {"{" TENSOR("a", "F32", "[1]", "[-4,0]") "}", 8, "data_offsets of tensor 'a' is -4"},
+        {"{" TENSOR("a", "F32", "[1]", "[9007199254740988,9007199254740992]") "}", 8,
+         "tensor 'a' ends at byte 9007199254740992 of the data, but the file holds 8 of them"},
         {"{" TENSOR("a", "F32", "[1]", "[0,18446744073709551620]") "}", 8, "data_offsets of tensor 'a' is 1.8446744"},
         {"{" TENSOR("a", "F32", "[1]", "[0]") "}", 4, "tensor 'a' has no data_offsets of two numbers"},
         {"{" TENSOR("a", "F32", "[1]", "[0,4,4]") "}", 4, "tensor 'a' has no data_offsets of two numbers"},

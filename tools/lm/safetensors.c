@@ -120,8 +120,12 @@ static kas_status read_offsets(const char *file, const cJSON *entry, uint64_t da
         return tool_fail(KAS_ERROR_FORMAT, "%s: tensor '%.80s' has no data_offsets of two numbers", file, tensor->name);
     char field[128];
     snprintf(field, sizeof(field), "data_offsets of tensor '%.80s'", tensor->name);
-    TOOL_TRY(lm_json_whole(file, field, cJSON_GetArrayItem(offsets, 0), 0, data_size, &tensor->begin));
-    return lm_json_whole(file, field, cJSON_GetArrayItem(offsets, 1), tensor->begin, data_size, &tensor->end);
+    TOOL_TRY(lm_json_whole(file, field, cJSON_GetArrayItem(offsets, 0), 0, MAX_WHOLE, &tensor->begin));
+    TOOL_TRY(lm_json_whole(file, field, cJSON_GetArrayItem(offsets, 1), tensor->begin, MAX_WHOLE, &tensor->end));
+    if (tensor->end > data_size)
+        return tool_fail(KAS_ERROR_FORMAT, "%s: tensor '%.80s' ends at byte %" PRIu64 " of the data, but the file holds %"
+                         PRIu64 " of them", file, tensor->name, tensor->end, data_size);
+    return KAS_OK;
 }
 
 static kas_status read_tensor(const char *file, const cJSON *entry, const unsigned char *data, uint64_t data_size,
