@@ -74,6 +74,9 @@
     U(normalizer_map_at)    /* [layers + 1][kv_heads]: row whose list estimates a kv head's normaliser */              \
     U(active_rows_at)       /* [layers + 1][list_rows]: the rows a layer makes, first active_count of them */
 
+/* Keeps q_stride_seq a multiple of every vector's elements also where it counts rows. */
+#define KAS_ROWS_UNIT 16u
+
 /* What a launch fixes: at most 128 bytes, the push constants every Vulkan device has. Strides count elements. */
 #define KAS_CALL_FIELDS(U, F)                                                                                          \
     U(flags)                                                                                                           \
@@ -86,7 +89,7 @@
     U(tile_count)                                                                                                      \
     U(splits)                                                                                                          \
     U(split_keys) /* keys (or list entries) of a split */                                                              \
-    U(q_stride_seq)                                                                                                    \
+    U(q_stride_seq) /* with KAS_CALL_Q_STARTS: KAS_ROWS_UNIT times the rows that q and out have */                     \
     U(q_stride_token)                                                                                                  \
     U(q_stride_head)                                                                                                   \
     U(k_stride_seq) /* of pages in a paged cache */                                                                    \

@@ -7,23 +7,35 @@
 
 #include "topk.h"
 
-/* One sequence of a call. An invalid sequence has no queries and no keys, and KAS_CHECK_LENGTH is to be set. */
+/*
+ * One sequence of a call. An invalid sequence has no queries and no keys, and KAS_CHECK_LENGTH is to be set. A valid
+ * one without keys keeps its queries, which see nothing: an empty place in a batch gives rows of zeros.
+ */
 KAS_STRUCT(kas_sequence)
 {
     kas_u32 queries;
     kas_u32 keys;   /* own tokens included */
-    kas_u32 offset; /* position of the first query */
+    kas_u32 offset; /* position of the first query; 0 without keys */
     kas_bool valid;
 };
 
 KAS_FN kas_sequence kas_sequence_make(kas_i32 queries, kas_i32 keys, kas_u32 most_queries, kas_u32 most_keys)
 {
     kas_sequence s;
-    s.valid = queries >= 0 && keys >= queries && KAS_U32(queries) <= most_queries && KAS_U32(keys) <= most_keys;
+    s.valid = queries >= 0 && (keys >= queries || keys == 0) && KAS_U32(queries) <= most_queries &&
+              KAS_U32(keys) <= most_keys;
     s.queries = s.valid ? KAS_U32(queries) : 0u;
     s.keys = s.valid ? KAS_U32(keys) : 0u;
-    s.offset = s.keys - s.queries;
+    s.offset = s.keys == 0u ? 0u : s.keys - s.queries;
     return s;
+}
+
+/* Packed rows (KAS_CALL_Q_STARTS): a sequence whose tokens begin at row `start` must end within the rows there are. */
+KAS_FN kas_sequence kas_sequence_within(kas_sequence s, kas_i32 start, kas_u32 rows)
+{
+    if (start >= 0 && KAS_U32(start) <= rows && s.queries <= rows - KAS_U32(start))
+        return s;
+    return kas_sequence_make(-1, 0, 0u, 0u);
 }
 
 /*
@@ -47,8 +59,8 @@ KAS_FN kas_tile kas_tile_prefill(kas_sequence s, kas_u32 u, kas_u32 tile)
     t.index = s.offset / tile + u;
     t.start = t.index * tile;
     t.query_begin = kas_min2(s.queries, kas_max2(t.start, s.offset) - s.offset);
-    t.query_end = t.start >= s.keys ? t.query_begin : kas_min2(s.queries, t.start + tile - s.offset);
-    t.candidates = t.start;
+    t.query_end = t.start >= s.offset + s.queries ? t.query_begin : kas_min2(s.queries, t.start + tile - s.offset);
+    t.candidates = kas_min2(t.start, s.keys);
     t.keep = 0u;
     return t;
 }
@@ -73,16 +85,22 @@ KAS_FN kas_bool kas_tile_is_dense(kas_tile t)
     return t.keep >= t.candidates;
 }
 
-/* Keys that query i sees, counted from 0: positions 0 .. offset + i. */
+/* Keys that query i sees, counted from 0: positions 0 .. offset + i, where there are keys. */
 KAS_FN kas_u32 kas_causal_keys(kas_sequence s, kas_u32 i)
 {
-    return s.offset + i + 1u;
+    return kas_min2(s.offset + i + 1u, s.keys);
+}
+
+/* Keys that queries before `end` see: those of the last of them; none without queries. */
+KAS_FN kas_u32 kas_causal_end(kas_sequence s, kas_u32 end)
+{
+    return end == 0u ? 0u : kas_causal_keys(s, end - 1u);
 }
 
 /* Own keys that query i of the tile sees: positions start .. offset + i; none for a single decode query. */
 KAS_FN kas_u32 kas_own_keys(kas_sequence s, kas_tile t, kas_u32 i)
 {
-    kas_u32 end = s.offset + i + 1u;
+    kas_u32 end = kas_causal_keys(s, i);
     return end > t.start ? end - t.start : 0u;
 }
 

@@ -269,6 +269,34 @@ static uint64_t lse_bytes(const kas_work *work)
     return (uint64_t)work->batch * work->session->block.heads * work->queries * sizeof(float);
 }
 
+/* Rows of a tensor that whole lie within its binding, in units of q_stride_seq. */
+static uint32_t packed_rows(const kas_work *work, uint32_t slot, const kas_tensor *tensor)
+{
+    layout single = layout_of(work, tensor, 1, 1, work->session->block.heads);
+    uint64_t elements = work->base.bindings[slot].size / work->session->element_size;
+    uint64_t excess = tensor->offset % work->session->context->info.slice_alignment / work->session->element_size;
+    uint64_t rows = single.stride[1] ? (elements - excess - single.extent) / single.stride[1] + 1 : UINT32_MAX;
+    uint32_t most = UINT32_MAX / KAS_ROWS_UNIT;
+    return (rows < most ? (uint32_t)rows : most) * KAS_ROWS_UNIT;
+}
+
+/* Where sequences begin at rows of the caller's choice, kernels are told how many rows there are. */
+static void limit_rows(kas_work *work)
+{
+    kas_call *call = &work->base.call;
+    uint32_t rows = UINT32_MAX;
+    if (!(work->needs & (KAS_NEEDS_Q | KAS_NEEDS_OUT)))
+        call->flags &= ~KAS_CALL_Q_STARTS;
+    if (!(call->flags & KAS_CALL_Q_STARTS))
+        return;
+    if (work->needs & KAS_NEEDS_Q)
+        rows = packed_rows(work, KAS_SLOT_Q, &work->args->q);
+    if (work->needs & KAS_NEEDS_OUT)
+        rows = kas_min_u32(rows, packed_rows(work, KAS_SLOT_OUT, &work->args->out));
+    call->q_stride_seq = rows;
+    call->out_stride_seq = 0;
+}
+
 static kas_status bind_tensors(kas_work *work)
 {
     kas_call *call = &work->base.call;
@@ -276,6 +304,7 @@ static kas_status bind_tensors(kas_work *work)
         KAS_TRY(bind_rows(work, KAS_SLOT_Q, "q", &work->args->q, &call->q_stride_seq, &call->q_base));
     if (work->needs & KAS_NEEDS_OUT)
         KAS_TRY(bind_rows(work, KAS_SLOT_OUT, "out", &work->args->out, &call->out_stride_seq, &call->out_base));
+    limit_rows(work);
     if (work->args->lse.buffer || (work->needs & KAS_NEEDS_LSE))
         KAS_TRY(kas_work_check_slice(work, "lse", &work->args->lse, lse_bytes(work)));
     return check_kv(work);

@@ -447,8 +447,9 @@ typedef struct kas_kv_segment {
 
 /*
  * One layer's attention. Sequence b has q_len[b] query tokens, the last of its kv_len[b] keys, so its first query sits
- * at position kv_len[b] - q_len[b]; k and v already hold the call's own tokens. All device arrays are read when the
- * work runs: a captured or recorded call follows them as sequences grow.
+ * at position kv_len[b] - q_len[b]; k and v already hold the call's own tokens. A sequence with kv_len 0, an empty
+ * place of a batch, gets rows of zeros and a log-sum-exp of -inf. All device arrays are read when the work runs: a
+ * captured or recorded call follows them as sequences grow.
  */
 typedef struct kas_attention {
     uint32_t struct_size;
@@ -564,7 +565,8 @@ KAS_API const char *kas_session_variant(const kas_session *session, const char *
 KAS_API uint32_t kas_session_topk(const kas_session *session, uint32_t candidates, uint32_t final_len);
 
 /* Device data found invalid since the last check. */
-#define KAS_CHECK_LENGTH (1u << 0) /* a q_len or kv_len was negative, too large, or q_len > kv_len: sequence skipped */
+#define KAS_CHECK_LENGTH (1u << 0) /* a q_len or kv_len was negative, too large, or q_len > kv_len > 0, or q_starts led
+                                      past q or out: sequence skipped */
 #define KAS_CHECK_PAGE (1u << 1)   /* a page number was outside the pool: its keys counted as absent */
 #define KAS_CHECK_LIST (1u << 2)   /* a list entry other than -1 was no candidate: counted as absent */
 

@@ -34,6 +34,7 @@ typedef enum lengths {
     LENGTHS_BATCH,  /* three alike */
     LENGTHS_RAGGED, /* unlike one another, some without queries or keys; lengths on the device */
     LENGTHS_HOLES,  /* the same with more empty ones */
+    LENGTHS_KEYLESS, /* the same, some with queries and no keys */
     LENGTHS_ONE,    /* a single key */
     LENGTHS_LONG,   /* a single query and many keys */
     LENGTHS_CHUNKS, /* prefill in chunks of two tiles */
@@ -85,6 +86,11 @@ static const variation special[] = {
     {"own_memory", EVERY, BOTH, LENGTHS_RAGGED, CASE_OWN_MEMORY},
     {"bad_lengths", EVERY, BOTH, LENGTHS_HOLES, CASE_BAD_LENGTHS | CASE_WITH_LSE},
     {"holes", EVERY, BOTH, LENGTHS_HOLES, CASE_WITH_LSE},
+    {"keyless", EVERY, BOTH, LENGTHS_KEYLESS, CASE_WITH_LSE},
+    {"keyless_page16", KEYED, BOTH, LENGTHS_KEYLESS, CASE_WITH_LSE, .page_size = 16, .slow = true},
+    {"keyless_estimated", OPERATION(LAYERS), PREFILL, LENGTHS_KEYLESS, CASE_WITH_LSE,
+     .normalizer = KAS_NORMALIZER_ESTIMATED},
+    {"starts_bad", KEYED, BOTH, LENGTHS_HOLES, CASE_STARTS | CASE_BAD_STARTS | CASE_WITH_LSE},
     {"bad_lists", OPERATION(LISTS) | OPERATION(MASS), BOTH, LENGTHS_RAGGED, CASE_BAD_LISTS | CASE_WITH_LSE},
     {"mapped", OPERATION(LISTS), BOTH, LENGTHS_OFFSET, CASE_MAPPED},
     {"page16", KEYED, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .page_size = 16},
@@ -168,6 +174,13 @@ static void set_prefill(conformance_case *c, lengths chosen)
         add_sequence(c, 0, 0);
         add_sequence(c, 0, 0);
         break;
+    case LENGTHS_KEYLESS:
+        add_sequence(c, tile + 5, 0);
+        add_sequence(c, 33, 33 + 5 * tile);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 77, 0);
+        add_sequence(c, 3, 200);
+        break;
     case LENGTHS_ONE:
         add_sequence(c, 1, 1);
         break;
@@ -217,6 +230,14 @@ static void set_decode(conformance_case *c, lengths chosen)
         add_sequence(c, 2, 300);
         add_sequence(c, 0, 0);
         add_sequence(c, 0, 0);
+        break;
+    case LENGTHS_KEYLESS:
+        add_sequence(c, 1, 0);
+        add_sequence(c, 3, 700);
+        add_sequence(c, 8, 0);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 1, 500);
+        add_sequence(c, 1, 0);
         break;
     case LENGTHS_ONE:
         add_sequence(c, 1, 1);
@@ -277,7 +298,7 @@ static conformance_case *append(case_list *list)
 
 static bool is_ragged(lengths chosen)
 {
-    return chosen == LENGTHS_RAGGED || chosen == LENGTHS_HOLES;
+    return chosen == LENGTHS_RAGGED || chosen == LENGTHS_HOLES || chosen == LENGTHS_KEYLESS;
 }
 
 static void add_case(case_list *list, const shape *s, kas_dtype dtype, kas_phase phase, case_operation operation,

@@ -39,6 +39,7 @@ typedef enum case_operation {
 #define CASE_FINAL_LENS (1u << 14)  /* KAS_TOPK_FIXED: final lengths on the device */
 #define CASE_MAPPED (1u << 15)      /* lists are read through a plan's head map */
 #define CASE_DEFAULT_KEYS (1u << 16) /* kas_attention.keys stays 0 */
+#define CASE_BAD_STARTS (1u << 17)  /* some q_starts lead past q and out */
 
 typedef enum case_values {
     CASE_NORMAL, /* standard normal in the storage type */

@@ -350,6 +350,22 @@ static void refuse_lengths(case_data *data)
     data->expected_bits |= KAS_CHECK_LENGTH;
 }
 
+/* Sequences of no tokens are given one, and starts from where it does not lie within q and out. */
+static void refuse_starts(case_data *data)
+{
+    uint64_t past = data->q_image[0].size / storage_size(data->c->dtype) / data->q_layout.stride[1] + 1;
+    const int32_t starts[] = {-1, (int32_t)past, INT32_MAX, INT32_MIN};
+    uint32_t used = 0;
+    for (uint32_t b = 0; b < data->c->batch; b++) {
+        if (data->c->kv_len[b] != 0)
+            continue;
+        put_integer(&data->q_lens_image, b, 1);
+        put_integer(&data->kv_lens_image, b, 1);
+        put_integer(&data->q_starts_image, b, starts[used++ % 4]);
+    }
+    data->expected_bits |= KAS_CHECK_LENGTH;
+}
+
 static void fill_lengths(case_data *data)
 {
     const conformance_case *c = data->c;
@@ -366,6 +382,8 @@ static void fill_lengths(case_data *data)
     }
     if (has(data, CASE_BAD_LENGTHS))
         refuse_lengths(data);
+    if (has(data, CASE_BAD_STARTS))
+        refuse_starts(data);
 }
 
 /* Packed rows in another order than the sequences, so that nothing can be right by counting. */

@@ -50,11 +50,16 @@ uint32_t oracle_topk(const kas_topk *topk, uint32_t n, uint32_t final_len)
     return k < n ? (uint32_t)k : n;
 }
 
+uint32_t oracle_offset(const oracle_sequence *sequence)
+{
+    return sequence->keys ? sequence->keys - sequence->queries : 0;
+}
+
 uint32_t oracle_tile_of(const oracle_rule *rule, const oracle_sequence *sequence, uint32_t query)
 {
     if (rule->phase == KAS_PHASE_DECODE)
         return 0;
-    uint32_t offset = sequence->keys - sequence->queries;
+    uint32_t offset = oracle_offset(sequence);
     return (offset + query) / rule->tile - offset / rule->tile;
 }
 
@@ -66,7 +71,7 @@ uint32_t oracle_tile_count(const oracle_rule *rule, const oracle_sequence *seque
 oracle_tile oracle_tile_at(const oracle_rule *rule, const oracle_sequence *sequence, uint32_t u)
 {
     oracle_tile tile = {0, sequence->queries, 0, 0, 0};
-    uint32_t offset = sequence->keys - sequence->queries;
+    uint32_t offset = oracle_offset(sequence);
     if (rule->phase == KAS_PHASE_DECODE) {
         tile.start = sequence->queries == 1 ? sequence->keys : offset;
     } else {
@@ -76,7 +81,7 @@ oracle_tile oracle_tile_at(const oracle_rule *rule, const oracle_sequence *seque
             tile.end--;
         tile.start = (offset + tile.begin) / rule->tile * rule->tile;
     }
-    tile.candidates = tile.start;
+    tile.candidates = sequence->keys ? tile.start : 0;
     tile.keep = oracle_topk(&rule->topk, tile.candidates, sequence->final_len);
     return tile;
 }
@@ -136,7 +141,7 @@ static void add_key(query_row *row, uint32_t j)
 static void gather_keys(query_row *row, const oracle_lists *lists, uint32_t list_row)
 {
     const oracle_sequence *s = row->sequence;
-    uint32_t last = s->keys - s->queries + row->query;
+    uint32_t end = s->keys ? oracle_offset(s) + row->query + 1 : 0;
     uint32_t own = 0;
     row->count = 0;
     if (lists) {
@@ -146,7 +151,7 @@ static void gather_keys(query_row *row, const oracle_lists *lists, uint32_t list
             add_key(row, (uint32_t)list[n]);
         own = oracle_tile_at(row->rule, s, u).start;
     }
-    for (uint32_t j = own; j <= last; j++)
+    for (uint32_t j = own; j < end; j++)
         add_key(row, j);
 }
 
@@ -266,7 +271,7 @@ void oracle_pool(const oracle_rule *rule, const oracle_sequence *sequence, const
     uint32_t group = rule->heads / rule->kv_heads;
     uint32_t first = rule->all_heads ? 0 : row * group;
     uint32_t end = rule->all_heads ? rule->heads : first + group;
-    uint32_t offset = sequence->keys - sequence->queries;
+    uint32_t offset = oracle_offset(sequence);
     for (uint32_t j = 0; j < tile->candidates; j++) {
         scores[j] = 0.0;
         if (sequence->absent && sequence->absent[j])

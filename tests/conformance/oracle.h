@@ -19,7 +19,7 @@ typedef struct oracle_rule {
 
 /* One sequence of one call, values in logical order as the storage type holds them. */
 typedef struct oracle_sequence {
-    uint32_t queries, keys;
+    uint32_t queries, keys; /* no keys at all: no query sees anything */
     uint32_t final_len;
     const float *q;     /* [queries][heads][head_dim] */
     const float *k, *v; /* [keys][kv_heads][head_dim] */
@@ -49,6 +49,9 @@ typedef struct oracle_output {
 } oracle_output;
 
 uint32_t oracle_topk(const kas_topk *topk, uint32_t n, uint32_t final_len);
+
+/* The position of the first query. */
+uint32_t oracle_offset(const oracle_sequence *sequence);
 
 /* Tiles of a sequence: 0 where it has no query. */
 uint32_t oracle_tile_count(const oracle_rule *rule, const oracle_sequence *sequence);

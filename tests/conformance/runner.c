@@ -508,7 +508,7 @@ static bool read_lists(runner *r, const kas_published_lists *source, const oracl
                        uint32_t b, oracle_lists *lists)
 {
     const oracle_rule *rule = &r->data->rule;
-    uint32_t tiles = oracle_tile_count(rule, s), first = (s->keys - s->queries) / rule->tile;
+    uint32_t tiles = oracle_tile_count(rule, s), first = oracle_offset(s) / rule->tile;
     *lists = oracle_lists_make(source->rows, tiles, s->keys);
     for (uint32_t row = 0; row < source->rows; row++) {
         for (uint32_t u = 0; u < tiles; u++) {

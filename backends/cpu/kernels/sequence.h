@@ -33,6 +33,9 @@ static inline cell cell_of(const kas_cpu_job *job, uint32_t z)
     int32_t queries = (int32_t)slot_value(job, KAS_CALL_Q_LENS, KAS_SLOT_Q_LENS, b, call->queries);
     int32_t keys = (int32_t)slot_value(job, KAS_CALL_KV_LENS, KAS_SLOT_KV_LENS, b, call->keys);
     cell c = {job, job->session, call, z, b, kas_sequence_make(queries, keys, call->queries, call->keys)};
+    if (call->flags & KAS_CALL_Q_STARTS)
+        c.sequence = kas_sequence_within(c.sequence, ((const int32_t *)job->slot[KAS_SLOT_Q_STARTS])[b],
+                                         call->q_stride_seq / KAS_ROWS_UNIT);
     if (!c.sequence.valid)
         raise_bits(job, KAS_CHECK_LENGTH);
     return c;

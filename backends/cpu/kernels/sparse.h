@@ -4,7 +4,7 @@
 static key_source tile_source(const cell *c, uint32_t row, uint32_t u, const kas_tile *tile, uint32_t query_end)
 {
     bool given = c->call->flags & KAS_CALL_LISTS_GIVEN;
-    uint32_t keys = c->sequence.offset + query_end;
+    uint32_t keys = kas_causal_end(c->sequence, query_end);
     if (!given && kas_tile_is_dense(*tile))
         return (key_source){.end = keys};
     key_source source = {.list = (const int32_t *)c->job->slot[KAS_SLOT_LISTS] + list_entry(c, row, u, tile),

@@ -80,6 +80,9 @@ KAS_CU kas_sequence kas_load_sequence(const kas_work &w)
     kas_i32 queries = kas_has(w, KAS_CALL_Q_LENS) ? kas_slot<const kas_i32>(w, KAS_SLOT_Q_LENS)[b] : w.call.queries;
     kas_i32 keys = kas_has(w, KAS_CALL_KV_LENS) ? kas_slot<const kas_i32>(w, KAS_SLOT_KV_LENS)[b] : w.call.keys;
     kas_sequence s = kas_sequence_make(queries, keys, w.call.queries, w.call.keys);
+    if (kas_has(w, KAS_CALL_Q_STARTS))
+        s = kas_sequence_within(s, kas_slot<const kas_i32>(w, KAS_SLOT_Q_STARTS)[b],
+                                w.call.q_stride_seq / KAS_ROWS_UNIT);
     if (!s.valid && threadIdx.x == 0)
         kas_report(w, KAS_STATUS_LENGTH);
     return s;

@@ -9,6 +9,6 @@ KAS_KERNEL(kas_attend, engine_memory)
     kas_u32 first = kas_min2(
         kas_chunk_begin(s, w->call.tile_begin, w->session->tile) + KAS_U32(get_group_id(0)) * KAS_BLOCK_QUERIES, end);
     kas_u32 last = kas_min2(first + KAS_BLOCK_QUERIES, end);
-    kas_keys keys = kas_keys_all(s.offset + last);
+    kas_keys keys = kas_keys_all(kas_causal_end(s, last));
     attend_query_rows(w, m, s, g, prefill_rows(w, first, last), &keys);
 }

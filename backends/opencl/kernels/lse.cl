@@ -18,7 +18,7 @@ static inline block causal_block(const kas_work *w, kas_sequence s)
     kas_u32 begin = kas_chunk_begin(s, w->call.tile_begin, w->session->tile);
     b.first = kas_min2(begin + KAS_U32(get_group_id(0)) * KAS_BLOCK_QUERIES, end);
     b.last = kas_min2(b.first + KAS_BLOCK_QUERIES, end);
-    b.keys = kas_keys_all(s.offset + b.last);
+    b.keys = kas_keys_all(kas_causal_end(s, b.last));
     return b;
 }
 
@@ -32,7 +32,7 @@ static inline block estimated_block(const kas_work *w, kas_sequence s, kas_u32 g
     b.last = t.query_end;
     b.keys = kas_keys_all(0u);
     if (kas_tile_exists(t))
-        b.keys = kas_keys_of_tile(w, s, t, u, g, s.offset + t.query_end);
+        b.keys = kas_keys_of_tile(w, s, t, u, g, kas_causal_end(s, t.query_end));
     return b;
 }
 

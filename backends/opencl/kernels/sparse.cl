@@ -13,6 +13,6 @@ KAS_KERNEL(kas_sparse, engine_memory)
     kas_u32 last = kas_min2(first + block, t.query_end);
     kas_keys keys = kas_keys_all(0u);
     if (first < last)
-        keys = kas_keys_of_tile(w, s, t, u, g, s.offset + last);
+        keys = kas_keys_of_tile(w, s, t, u, g, kas_causal_end(s, last));
     attend_query_rows(w, m, s, g, prefill_rows(w, first, last), &keys);
 }

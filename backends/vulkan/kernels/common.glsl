@@ -39,6 +39,7 @@ layout(set = 0, binding = KAS_SLOT_SESSION, std430) readonly buffer session_bloc
 };
 KAS_READ(KAS_SLOT_Q_LENS, int, q_lens)
 KAS_READ(KAS_SLOT_KV_LENS, int, kv_lens)
+KAS_READ(KAS_SLOT_Q_STARTS, int, q_starts)
 KAS_WRITE(KAS_SLOT_STATUS, uint, status_word)
 
 #define KAS_NONE 0xffffffffu
@@ -70,6 +71,8 @@ kas_sequence load_sequence()
     int queries = has_flag(KAS_CALL_Q_LENS) ? q_lens[b] : int(call.queries);
     int keys = has_flag(KAS_CALL_KV_LENS) ? kv_lens[b] : int(call.keys);
     kas_sequence s = kas_sequence_make(queries, keys, call.queries, call.keys);
+    if (has_flag(KAS_CALL_Q_STARTS))
+        s = kas_sequence_within(s, q_starts[b], call.q_stride_seq / KAS_ROWS_UNIT);
     if (!s.valid && lane() == 0u)
         report(KAS_CHECK_LENGTH);
     return s;

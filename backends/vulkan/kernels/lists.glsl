@@ -3,7 +3,7 @@
 /* What queries before `end` of the tile may attend to; of a dense tile every key, without reading the list. */
 key_range list_and_own(kas_sequence s, kas_tile t, uint row, uint u, uint end)
 {
-    uint own_end = s.offset + end;
+    uint own_end = kas_causal_end(s, end);
     if (is_dense(t))
         return positions(0u, own_end);
     uint entries = has_flag(KAS_CALL_LISTS_GIVEN) ? call.list_width : t.keep;

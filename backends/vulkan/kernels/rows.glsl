@@ -3,7 +3,6 @@
  * common.glsl and element.glsl.
  */
 KAS_READ(KAS_SLOT_Q, KAS_ELEMENT, q_data)
-KAS_READ(KAS_SLOT_Q_STARTS, int, q_starts)
 
 /* Rows first .. first + count - 1 of: head_begin's query tokens from query_begin on, then the next head's. */
 struct row_block {
