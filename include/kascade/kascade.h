@@ -505,7 +505,8 @@ typedef struct kas_lists {
 typedef struct kas_scores {
     kas_slice values;
     uint32_t tiles;
-    uint32_t stride; /* floats between tiles, at least the most candidates */
+    uint32_t stride; /* floats between tiles, at least the most candidates. kas_pooled_scores of decode keeps logits of
+                        this stride: one above max_keys rounded up to 64 may pass the session's scratch, LIMIT */
 } kas_scores;
 
 /* Dense causal attention of any layer. Errors as kas_prefill. */

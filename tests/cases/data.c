@@ -87,7 +87,7 @@ oracle_sequence data_sequence(const case_data *data, const data_call *call, uint
         .queries = call->q_len[b],
         .keys = call->kv_len[b],
         .final_len = data->final_len[b],
-        .q = data->q[layer][b] + call->first * token,
+        .q = data->q[layer][b] ? data->q[layer][b] + call->first * token : NULL,
         .k = data->k[b],
         .v = data->v[b],
         .absent = data->absent[b],
@@ -133,14 +133,14 @@ static void fill_values(case_data *data, storage_random *random)
     }
 }
 
-/* One NaN in the last kv head of the last sequence that has queries, a third of the way in. */
+/* One NaN in the last kv head of the last sequence that has queries and keys, a third of the way in. */
 static void plant_nan(case_data *data)
 {
     const conformance_case *c = data->c;
     uint32_t b = c->batch - 1, g = c->kv_heads - 1, d = c->head_dim / 2;
     if (c->nan == CASE_NAN_NONE)
         return;
-    while (c->q_len[b] == 0)
+    while (c->q_len[b] == 0 || c->kv_len[b] == 0)
         b--;
     size_t query = c->q_len[b] / 3, key = c->kv_len[b] / 3;
     data->dirty[b * c->kv_heads + g] = true;
@@ -427,7 +427,8 @@ static void size_tiles(case_data *data)
     }
     if (c->phase == KAS_PHASE_PREFILL && has(data, CASE_LENS)) {
         /* Lengths on the device: a sequence may begin anywhere in a tile. */
-        uint32_t touched = (call.queries + c->tile - 2) / c->tile + 1, whole = (call.keys - 1) / c->tile + 1;
+        uint32_t keys = has(data, CASE_DEFAULT_KEYS) ? data->session_keys : call.keys;
+        uint32_t touched = (call.queries + c->tile - 2) / c->tile + 1, whole = (keys - 1) / c->tile + 1;
         uint32_t ragged = touched < whole ? touched : whole;
         data->tiles = ragged > data->tiles ? ragged : data->tiles;
     }
