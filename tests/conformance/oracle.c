@@ -234,9 +234,10 @@ oracle_output oracle_attend(const oracle_rule *rule, const oracle_sequence *sequ
     output.out = memory_alloc(rows * rule->head_dim, sizeof(double));
     output.lse = memory_alloc(rows, sizeof(double));
     query_row row = {rule, sequence, dtype, 0, 0, NULL, 0, NULL, NULL, NULL, NULL};
-    row.keys = memory_alloc(sequence->keys * 2u, sizeof(uint32_t));
-    row.weights = memory_alloc(sequence->keys * 2u, sizeof(double));
-    row.plain_weights = memory_alloc(sequence->keys * 2u, sizeof(float));
+    size_t most = (size_t)sequence->keys + (lists ? lists->width : 0);
+    row.keys = memory_alloc(most, sizeof(uint32_t));
+    row.weights = memory_alloc(most, sizeof(double));
+    row.plain_weights = memory_alloc(most, sizeof(float));
     row.plain_out = memory_alloc(rule->head_dim, sizeof(float));
     for (row.query = 0; row.query < sequence->queries; row.query++) {
         for (row.head = 0; row.head < rule->heads; row.head++) {
