@@ -362,8 +362,9 @@ kas_status kas_pooled_mass(kas_session *session, kas_stream *stream, kas_phase p
     kas_work work;
     KAS_TRY(kas_work_begin(&work, session, stream, phase, args, 0));
     KAS_TRY(check_scores(&work, scores));
-    if (!mass)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "mass is NULL");
+    KAS_TRY(kas_require("mass", mass));
+    if (session->layers != 0)
+        return kas_fail(KAS_ERROR_STATE, "the session has a plan: kas_pooled_mass needs a session without one");
     KAS_TRY(kas_work_check_slice(&work, "mass", mass, kas_mass_bytes(work.batch, session->block.list_rows, work.tiles)));
     chain c = {.scores = scores->values, .score_stride = scores->stride, .mass = *mass};
     KAS_TRY(kas_view_given(&work, lists, 0, &c.lists));

@@ -532,7 +532,7 @@ KAS_API kas_status kas_select(kas_session *session, kas_stream *stream, kas_phas
  * (b, y, tile, x) is the sum of row y's scores over the keys that row x of the tile's lists names, entry G the sum over
  * all candidates; a tile that a sequence does not have is left alone. How much of its attention kv head y would keep
  * with the lists of head x: the measure that calibration is made of. Lists as kas_attend_lists, with scores->tiles
- * tiles written. q, k, v and out are not used.
+ * tiles written. q, k, v and out are not used. The session has no plan (STATE): calibration comes before one.
  */
 KAS_API kas_status kas_pooled_mass(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args,
                                    const kas_scores *scores, const kas_lists *lists, const kas_slice *mass);

@@ -130,6 +130,8 @@ static void backends_and_devices(void **state)
     REFUSED(KAS_ERROR_NO_DEVICE, kas_device_get_info("null:7", &info), "null:7", "null:0");
     REFUSED(KAS_ERROR_NO_DEVICE, kas_device_get_info("absent", &info), "absent", "libabsent.so.1");
     assert_int_equal(info.memory, 77);
+    CHECK(kas_device_get_info("null", &info));
+    assert_string_equal(info.name, "null:0");
 }
 
 static void contexts(void **state)
@@ -177,6 +179,10 @@ static void variants(void **state)
     info.struct_size = 2;
     INVALID(kas_context_get_variant(w.context, 0, &info), "info", "struct_size", "2");
     assert_int_equal(info.needs, 77);
+    info.struct_size = sizeof(info);
+    CHECK(kas_context_get_variant(w.context, 0, &info));
+    assert_string_equal(info.name, "first");
+    assert_int_equal(info.usable, 1);
     assert_int_equal(kas_context_variant_count(NULL), 0);
     assert_null(kas_session_variant(NULL, "attend"));
     assert_null(kas_session_variant(w.session, NULL));
@@ -610,6 +616,26 @@ static void call_slices(void **state)
     INVALID(kas_log_sum_exp(w.session, w.stream, KAS_PHASE_PREFILL, &a), "lse has no buffer");
 }
 
+/* Of packed rows the host knows only that one must fit; the rest is checked where it is read. */
+static void packed_rows(void **state)
+{
+    (void)state;
+    CALL_INVALID(decode, (a.q_starts.buffer = w.integers, a.q.offset = WORLD_OUT_BYTES - 4), "q:", "64 elements");
+    CALL_INVALID(decode, (a.q_starts.buffer = w.integers, a.out.offset = WORLD_OUT_BYTES - 4), "out:", "64 elements");
+    kas_attention a = w.decode;
+    uint32_t bits = 77;
+    const int32_t past = WORLD_BATCH * WORLD_QUERIES, within = 0;
+    a.q_starts.buffer = w.integers;
+    CHECK(kas_decode(w.session, w.stream, &a));
+    CHECK(kas_session_check(w.session, w.stream, &bits));
+    assert_int_equal(bits, 0);
+    CHECK(kas_buffer_write(w.stream, w.integers, 0, &past, sizeof(past)));
+    CHECK(kas_decode(w.session, w.stream, &a));
+    CHECK(kas_session_check(w.session, w.stream, &bits));
+    assert_int_equal(bits, KAS_CHECK_LENGTH);
+    CHECK(kas_buffer_write(w.stream, w.integers, 0, &within, sizeof(within)));
+}
+
 static kas_session *make_session(kas_session_desc desc)
 {
     kas_session *session = NULL;
@@ -726,6 +752,52 @@ static void callers_lists(void **state)
     LISTS_INVALID(l.indices.offset = 2, "lists.indices.offset", "2", "16");
     lists.width = 31; /* of 288 candidates 10 per cent are 28: rounded up 32 */
     INVALID(kas_select(w.session, w.stream, KAS_PHASE_PREFILL, &w.prefill, &scores, &lists), "lists.width", "31", "32");
+}
+
+static void callers_mass(void **state)
+{
+    (void)state;
+    kas_scores scores = world_scores(&w, KAS_PHASE_DECODE);
+    kas_lists lists = world_lists(&w, KAS_PHASE_DECODE);
+    kas_slice mass = {.buffer = w.lse};
+    kas_session_desc desc = world_session_desc(NULL);
+    desc.heads = WORLD_HEADS;
+    desc.kv_heads = WORLD_KV_HEADS;
+    kas_session *session = make_session(desc);
+#define MASS_INVALID(change, ...)                                                                                      \
+    do {                                                                                                               \
+        kas_slice m = mass;                                                                                            \
+        change;                                                                                                        \
+        INVALID(kas_pooled_mass(session, w.stream, KAS_PHASE_DECODE, &w.decode, &scores, &lists, &m), __VA_ARGS__);    \
+    } while (0)
+    INVALID(kas_pooled_mass(session, w.stream, KAS_PHASE_DECODE, &w.decode, NULL, &lists, &mass), "scores");
+    INVALID(kas_pooled_mass(session, w.stream, KAS_PHASE_DECODE, &w.decode, &scores, NULL, &mass), "lists");
+    INVALID(kas_pooled_mass(session, w.stream, KAS_PHASE_DECODE, &w.decode, &scores, &lists, NULL), "mass");
+    INVALID(kas_pooled_mass(NULL, w.stream, KAS_PHASE_DECODE, &w.decode, &scores, &lists, &mass), "session");
+    MASS_INVALID(m.buffer = NULL, "mass has no buffer");
+    MASS_INVALID(m.buffer = other.lse, "mass", "context");
+    MASS_INVALID(m.offset = 4, "mass.offset", "4", "16");
+    MASS_INVALID(m.offset = kas_buffer_size(w.lse) - 32, "mass:", "48 bytes");
+    CHECK(kas_pooled_mass(session, w.stream, KAS_PHASE_DECODE, &w.decode, &scores, &lists, &mass));
+    REFUSED(KAS_ERROR_STATE, kas_pooled_mass(w.session, w.stream, KAS_PHASE_DECODE, &w.decode, &scores, &lists, &mass),
+            "plan", "kas_pooled_mass");
+    kas_session_destroy(session);
+}
+
+/* Logits of decode have the stride of the caller's scores. */
+static void scores_of_a_great_stride(void **state)
+{
+    (void)state;
+    kas_session_desc desc = world_session_desc(w.plan);
+    desc.max_queries = 0;
+    desc.max_decode_queries = 1;
+    kas_session *session = make_session(desc);
+    kas_scores scores = {.values = {.buffer = w.k}, .tiles = 1, .stride = 4096};
+    REFUSED(KAS_ERROR_LIMIT, kas_pooled_scores(session, w.stream, KAS_PHASE_DECODE, &w.decode, &scores), "scratch",
+            "bytes");
+    scores.stride = WORLD_MAX_KEYS;
+    CHECK(kas_pooled_scores(session, w.stream, KAS_PHASE_DECODE, &w.decode, &scores));
+    kas_session_destroy(session);
 }
 
 static void scores_of_segments(void **state)
@@ -898,6 +970,36 @@ static void small_grids(void **state)
     with_limits((null_limits){1u << 26, 1u << 26, 16, {64, 1, 64}}, narrow_grids);
 }
 
+/* The largest session there is, over memory that nothing touches: its scores pass 64 bits. */
+static void boundless(world *wide)
+{
+    kas_buffer *memory = NULL;
+    kas_session *session = NULL;
+    CHECK(kas_buffer_import(wide->context, 4096, 0, (uint64_t)1 << 61, &memory));
+    kas_session_desc desc = world_session_desc(NULL);
+    desc.heads = desc.kv_heads = 1024;
+    desc.tile = 128;
+    desc.topk = (kas_topk){1e-9, 1, 1, KAS_TOPK_ROLLING};
+    desc.max_batch = 65535;
+    desc.max_queries = 1u << 20;
+    desc.max_keys = 1u << 30;
+    desc.scratch_limit = (uint64_t)1 << 60;
+    desc.lists.buffer = desc.scratch.buffer = memory;
+    CHECK(kas_session_create(wide->context, &desc, &session));
+    kas_attention a = {.struct_size = sizeof(a), .batch = 65535, .queries = 1u << 20, .keys = 1u << 30};
+    kas_scores scores = {.values = {.buffer = memory}, .tiles = 8192, .stride = 1u << 30};
+    INVALID(kas_select(session, wide->stream, KAS_PHASE_PREFILL, &a, &scores, NULL), "scores", "8192", "1073741824");
+    kas_session_destroy(session);
+    kas_buffer_destroy(memory);
+}
+
+static void sizes_past_64_bits(void **state)
+{
+    (void)state;
+    uint64_t most = UINT64_MAX / 4;
+    with_limits((null_limits){most, most, 16, {UINT32_MAX / 4, UINT32_MAX / 4, UINT32_MAX / 4}}, boundless);
+}
+
 /* A row that does not load leaves its operation out of a session without a plan. */
 static void missing_operations(void **state)
 {
@@ -912,6 +1014,19 @@ static void missing_operations(void **state)
     REFUSED(KAS_ERROR_UNSUPPORTED, kas_attend(session, w.stream, KAS_PHASE_PREFILL, &w.prefill), "null:0", "attend");
     CHECK(kas_attend(session, w.stream, KAS_PHASE_DECODE, &w.decode));
     kas_session_destroy(session);
+}
+
+/* The table of backends is finite; last of all, because nothing leaves it. */
+static void too_many_backends(void **state)
+{
+    (void)state;
+    uint32_t added = 0;
+    while (kas_registry_add(&absent_backend))
+        added++;
+    assert_in_range(added, 0, 8);
+    kas_backend_info info = {.struct_size = sizeof(info)};
+    CHECK(kas_backend_get_info(kas_backend_count() - 1, &info));
+    INVALID(kas_backend_get_info(kas_backend_count(), &info), "index");
 }
 
 /* ---- Status texts ------------------------------------------------------------------------------------------------ */
@@ -951,10 +1066,13 @@ int main(void)
         cmocka_unit_test(call_segments),
         cmocka_unit_test(call_tensors),
         cmocka_unit_test(call_slices),
+        cmocka_unit_test(packed_rows),
         cmocka_unit_test(paged_calls),
         cmocka_unit_test(fixed_lengths),
         cmocka_unit_test(callers_scores),
         cmocka_unit_test(callers_lists),
+        cmocka_unit_test(callers_mass),
+        cmocka_unit_test(scores_of_a_great_stride),
         cmocka_unit_test(scores_of_segments),
         cmocka_unit_test(steps),
         cmocka_unit_test(reuse_of_other_shapes),
@@ -962,8 +1080,10 @@ int main(void)
         cmocka_unit_test(estimates_without_lists),
         cmocka_unit_test(small_bindings),
         cmocka_unit_test(small_grids),
+        cmocka_unit_test(sizes_past_64_bits),
         cmocka_unit_test(missing_operations),
         cmocka_unit_test(status_texts),
+        cmocka_unit_test(too_many_backends),
     };
     return cmocka_run_group_tests(tests, open_worlds, close_worlds);
 }
