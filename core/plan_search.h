@@ -1,23 +1,12 @@
 /*
  * plan_search.h - the arithmetic of calibration: from measured similarities between layers to anchors, head maps and
- * normaliser maps. Pure functions of arrays; the measuring is done elsewhere.
+ * normaliser maps. Pure functions of a kas_calibration; the
+ * measuring is done elsewhere.
  */
 #ifndef KAS_PLAN_SEARCH_H
 #define KAS_PLAN_SEARCH_H
 
 #include "base.h"
-
-/*
- * What a model showed on its development prompts. similarity[((a * layers + b) * kv_heads + y) * kv_heads + x]: how
- * well head y of layer b is served by the list of head x of layer a, 1 when as well as by its own; only a <= b is
- * read. importance[b]: how much the attention of layer b changes its input.
- */
-typedef struct kas_calibration {
-    uint32_t layers;
-    uint32_t kv_heads;
-    const float *similarity;
-    const float *importance;
-} kas_calibration;
 
 /* layer_similarity[a * layers + b] = importance[b] * mean over y of max over x of the similarity; 0 where a > b. */
 void kas_layer_similarity(const kas_calibration *calibration, double *layer_similarity);

@@ -54,6 +54,11 @@ static uint32_t plain_tiles(const kas_work *work)
     return kas_min_u32(work->tiles, kas_max_u32(1, work->session->context->info.max_group_count[0] / 8));
 }
 
+uint32_t kas_work_chunk_tiles(const kas_work *work, uint32_t tiles)
+{
+    return kas_min_u32(plain_tiles(work), scored_tiles(work, tiles));
+}
+
 /* ---- Prefill ----------------------------------------------------------------------------------------------------- */
 
 static kas_status dense_piece(kas_work *work, const kas_piece *piece, void *user)
@@ -104,8 +109,7 @@ static kas_status run_publishing_prefill(kas_work *work, chain *c)
     c->lse = own_lse ? scratch_slice(work, c->scratch.lse) : work->args->lse;
     c->scores = scratch_slice(work, c->scratch.scores);
     c->score_stride = kas_score_stride(work->keys);
-    uint32_t tiles = kas_min_u32(plain_tiles(work), scored_tiles(work, c->scratch.tiles));
-    return kas_work_pieces(work, c->scratch.sequences, tiles,
+    return kas_work_pieces(work, c->scratch.sequences, kas_work_chunk_tiles(work, c->scratch.tiles),
                            c->role == KAS_ROLE_ANCHOR ? anchor_piece : dense_select_piece, c);
 }
 

@@ -95,6 +95,9 @@ kas_status kas_launch_scores(const kas_work *work, const kas_piece *piece, uint3
                              uint32_t flags, const kas_slice *lse, const kas_slice *scores, uint32_t stride);
 kas_status kas_launch_sparse(const kas_work *work, const kas_piece *piece, uint32_t layer, const kas_list_view *lists);
 
+/* Tiles of a launch of the prefill chain: what `tiles` of scratch allow, within the grid. */
+uint32_t kas_work_chunk_tiles(const kas_work *work, uint32_t tiles);
+
 /* Decode. */
 kas_status kas_launch_attend_split(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch);
 kas_status kas_launch_sparse_split(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,

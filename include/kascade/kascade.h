@@ -565,6 +565,100 @@ KAS_API const char *kas_session_variant(const kas_session *session, const char *
 /* k(n) of the session's rule for n candidates of a sequence whose final length is final_len (KAS_TOPK_FIXED). */
 KAS_API uint32_t kas_session_topk(const kas_session *session, uint32_t candidates, uint32_t final_len);
 
+/* ---- Calibration ------------------------------------------------------------------------------------------------ */
+
+/*
+ * Which layers of a model should be anchors, and which lists serve which heads, is measured once on a few prompts: run
+ * the model with dense attention, feed every layer's queries, keys and hidden states to a calibrator, and make a plan
+ * from what it found. docs/calibration.md has the scheme and its cost.
+ */
+typedef struct kas_calibrator kas_calibrator;
+
+/* How the similarities of a prompt's tiles become one. */
+typedef enum kas_reduce { KAS_REDUCE_MIN = 0, KAS_REDUCE_MEAN = 1 } kas_reduce;
+
+typedef struct kas_calibrator_desc {
+    uint32_t struct_size;
+    uint32_t layers;        /* of the model; needed */
+    uint32_t heads;         /* H; needed */
+    uint32_t kv_heads;      /* G; needed */
+    uint32_t head_dim;      /* D; needed */
+    uint32_t hidden;        /* elements of a hidden state; needed */
+    uint32_t max_tokens;    /* of the longest prompt; needed */
+    kas_dtype dtype;        /* of q and k; needed: F32, F16 or BF16 */
+    kas_dtype hidden_dtype; /* of the hidden states; 0: dtype */
+    float scale;            /* of q . k; 0: 1/sqrt(D) */
+    uint32_t tile;          /* 0: 32 */
+    uint32_t list_keys;     /* keys of a tile's list; 0: 64 - tile, at least 32 */
+    kas_reduce reduce;
+    uint64_t scratch_limit; /* bytes of scratch at most; 0: 1 GiB. Longer work runs in chunks that fit */
+} kas_calibrator_desc;
+
+/*
+ * Makes a calibrator. It takes device memory for the lists of every layer (layers * G * min(list_keys, candidates)
+ * int32 a tile of max_tokens) and for scratch. Errors: as kas_session_create, and INVALID_ARGUMENT for a field of its
+ * own, with the bound.
+ */
+KAS_API kas_status kas_calibrator_create(kas_context *context, const kas_calibrator_desc *desc,
+                                         kas_calibrator **calibrator);
+KAS_API void kas_calibrator_destroy(kas_calibrator *calibrator);
+
+/* One layer of one prompt, as dense attention made it. q and k are rotated and normed as attention reads them. */
+typedef struct kas_calibration_layer {
+    uint32_t struct_size;
+    uint32_t layer;
+    uint32_t tokens;   /* of the prompt, 1 to max_tokens, the same in all of its layers */
+    kas_tensor q;      /* [tokens, H, D]; stride[0] is not used */
+    kas_tensor k;      /* [tokens, G, D]; likewise */
+    kas_tensor before; /* [tokens, hidden]: the layer's input; stride[1] between tokens, 0: hidden */
+    kas_tensor after;  /* likewise: the input plus the output of attention, after the output projection */
+} kas_calibration_layer;
+
+/*
+ * Takes one layer of a prompt: layer 0 first, then each in turn; the last one ends the prompt, and layer 0 begins the
+ * next. Puts work on the stream and waits for it: the tensors are free again on return. A call that is refused changes
+ * nothing. Errors: INVALID_ARGUMENT with the field and bound; STATE for a layer out of turn, or after a call that
+ * failed on the device; LIMIT; OUT_OF_MEMORY; DRIVER; DEVICE_LOST.
+ */
+KAS_API kas_status kas_calibrator_feed(kas_calibrator *calibrator, kas_stream *stream,
+                                       const kas_calibration_layer *layer);
+
+/* What a model showed on its prompts; averages over them. Arrays may also be the caller's own. */
+typedef struct kas_calibration {
+    uint32_t struct_size;
+    uint32_t layers, kv_heads;
+    uint32_t prompts;
+    const float *similarity; /* [layers a, layers b, G y, G x], only a <= b counts: how well head y of layer b is served
+                                by the list of head x of layer a; 1: as well as by its own */
+    const float *importance; /* [layers], 0 or more: 1 - cos(before, after), how much attention changes its input */
+    const float *coverage;   /* [layers, G]: the part of its attention that a head keeps with its own list, over the
+                                tiles that have more candidates than the list keys; may be NULL in plans and layers */
+} kas_calibration;
+
+/*
+ * The averages over all prompts fed so far; the arrays live until the next feed, finish or destroy. Errors: STATE when
+ * no prompt was fed, or the last one lacks layers; OUT_OF_MEMORY.
+ */
+KAS_API kas_status kas_calibrator_finish(kas_calibrator *calibrator, kas_calibration *calibration);
+
+/*
+ * layer_similarity[a * layers + b] = importance[b] * mean over y of max over x of similarity(a, b, y, x); 0 where
+ * a > b. Errors: INVALID_ARGUMENT.
+ */
+KAS_API kas_status kas_calibration_layers(const kas_calibration *calibration, double *layer_similarity);
+
+/*
+ * Makes a plan from measurements. `wish` describes it as for kas_plan_create, except that anchors may be NULL: then the
+ * anchor_count anchors are those with the greatest sum of layer similarities, of equals the lexicographically smallest;
+ * that head_map NULL means each head's most similar one of its anchor, the lower of equals; and normalizer_map NULL
+ * likewise from anchor to anchor. Dense layers are no anchors and do not count. `objective`, which may be NULL, gets
+ * the sum. Errors: INVALID_ARGUMENT (also for a measurement that is not finite), OUT_OF_MEMORY.
+ */
+KAS_API kas_status kas_calibration_plan(const kas_calibration *calibration, const kas_plan_desc *wish, kas_plan **plan,
+                                        double *objective);
+
+/* ---- Checks ------------------------------------------------------------------------------------------------------ */
+
 /* Device data found invalid since the last check. */
 #define KAS_CHECK_LENGTH (1u << 0) /* a q_len or kv_len was negative, too large, or q_len > kv_len > 0, or q_starts led
                                       past q or out: sequence skipped */

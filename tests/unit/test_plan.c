@@ -1047,7 +1047,8 @@ static void maps_and_layer_similarity(void **state)
                                           {{{x, x}, {x, x}}, {{1, 0}, {0, 1}}, {{.25f, .75f}, {.125f, .25f}}},
                                           {{{x, x}, {x, x}}, {{x, x}, {x, x}}, {{1, 0}, {.5f, 1}}}};
     const float importance[] = {2, 4, 8};
-    const kas_calibration calibration = {3, 2, &similarity[0][0][0][0], importance};
+    const kas_calibration calibration = {
+        .layers = 3, .kv_heads = 2, .similarity = &similarity[0][0][0][0], .importance = importance};
     const double expected[] = {2, 4 * .625, 8 * .75, 0, 4, 8 * .5, 0, 0, 8};
     double layer_similarity[9];
     kas_layer_similarity(&calibration, layer_similarity);
