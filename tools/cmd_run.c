@@ -1,5 +1,6 @@
 /* cmd_run.c - `kascade run`: a model reads a long text with dense and with Kascade attention, side by side. */
 #include "args.h"
+#include "byte_model.h"
 #include "command.h"
 #include "json_out.h"
 #include "lm/evaluate.h"
@@ -11,14 +12,12 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define DEFAULT_MODEL "models/pico-qwen3"
 #define DEFAULT_PLAN "plans/pico-qwen3.json"
 #define DEFAULT_CONTEXT 8192u
 #define MAX_CONTEXT (1u << 24)
 #define MAX_TEXTS 1000u
-#define BYTE_TOKENS 256u
 
 /* One way of reading; the rows are the columns of the table and the objects of the JSON. */
 typedef struct reading {
@@ -154,21 +153,6 @@ static kas_status resolve_paths(run_state *run)
 
 /* ---- Loading --------------------------------------------------------------------------------------------------- */
 
-static kas_status check_byte_tokens(const run_state *run)
-{
-    static const char *const tokenizers[] = {"tokenizer.json", "tokenizer.model"};
-    if (run->model->config.vocab < BYTE_TOKENS)
-        return tool_fail(KAS_ERROR_UNSUPPORTED, "%s: the vocabulary is %u: tokens are bytes, it must be at least %u",
-                         run->model_path, run->model->config.vocab, BYTE_TOKENS);
-    for (size_t i = 0; i < sizeof(tokenizers) / sizeof(tokenizers[0]); i++) {
-        char path[SOURCE_PATH_MAX + 32];
-        snprintf(path, sizeof(path), "%s/%s", run->model_path, tokenizers[i]);
-        if (access(path, F_OK) == 0)
-            return tool_fail(KAS_ERROR_UNSUPPORTED, "%s: tokenizers are not supported: tokens are bytes", path);
-    }
-    return KAS_OK;
-}
-
 static kas_status check_plan(const run_state *run)
 {
     const lm_config *config = &run->model->config;
@@ -196,13 +180,6 @@ static kas_status load_plan(run_state *run)
     return status == KAS_OK ? check_plan(run) : status;
 }
 
-/* The start token that byte texts can have: below 256 it would be a byte of text. */
-static int64_t start_token(const run_state *run)
-{
-    int64_t token = run->model->config.start_token;
-    return token >= BYTE_TOKENS ? token : -1;
-}
-
 static kas_status load_text(run_state *run)
 {
     const run_options *options = &run->options;
@@ -212,7 +189,7 @@ static kas_status load_text(run_state *run)
                          options->values, least);
     if (context < least)
         context = least;
-    uint64_t needed = lm_recall_text_bytes(start_token(run), context, options->values);
+    uint64_t needed = lm_recall_text_bytes(byte_model_start(run->model), context, options->values);
     TOOL_TRY(source_text_read(run->text_path, needed * options->texts, &run->text));
     uint64_t missing = needed - (run->text.size / options->texts < needed ? run->text.size / options->texts : needed);
     if (missing > 0 && (options->context || context - least < missing))
@@ -233,7 +210,7 @@ static kas_status load(run_state *run)
         .struct_size = sizeof(device), .device = options->device, .threads = options->threads};
     TOOL_TRY_LIBRARY(kas_context_create(&device, &run->device));
     TOOL_TRY(lm_model_load(run->model_path, &run->model));
-    TOOL_TRY(check_byte_tokens(run));
+    TOOL_TRY(byte_model_check(run->model, run->model_path));
     TOOL_TRY(load_plan(run));
     TOOL_TRY(load_text(run));
     uint32_t made_for = run->model->config.max_positions;
@@ -253,9 +230,9 @@ static void show_progress(void *user, uint32_t tokens)
 
 static kas_status read_slice(run_state *run, const lm_sequence_desc *desc, uint32_t slice, lm_tally *tally)
 {
-    uint64_t bytes = lm_recall_text_bytes(start_token(run), run->context, run->options.values);
+    uint64_t bytes = lm_recall_text_bytes(byte_model_start(run->model), run->context, run->options.values);
     lm_recall_text text;
-    TOOL_TRY(lm_recall_text_make(run->text.bytes + slice * bytes, bytes, start_token(run), run->context,
+    TOOL_TRY(lm_recall_text_make(run->text.bytes + slice * bytes, bytes, byte_model_start(run->model), run->context,
                                  run->options.values, (uint64_t)run->options.seed << 32 | slice, &text));
     kas_status status = lm_evaluate(desc, &text, tally);
     lm_recall_text_release(&text);

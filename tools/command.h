@@ -16,6 +16,7 @@ typedef struct tool_command {
 
 extern const tool_command command_attend;
 extern const tool_command command_bench;
+extern const tool_command command_calibrate;
 extern const tool_command command_conformance;
 extern const tool_command command_devices;
 extern const tool_command command_plan;

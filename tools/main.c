@@ -7,6 +7,7 @@
 static const tool_command *const commands[] = {
     &command_run,
     &command_devices,
+    &command_calibrate,
     &command_plan,
     &command_attend,
     &command_bench,

@@ -30,7 +30,8 @@ enum { DONE = 0, FAILED = 1, MISUSED = 2, BAD_FILE = 3, NO_DEVICE = 4 };
     } while (0)
 
 static const char *const commands[] = {"run",         "devices", "plan show", "plan check",
-                                       "plan import", "attend",  "bench",     "conformance"};
+                                       "plan import", "attend",  "bench",     "conformance",
+                                       "calibrate"};
 
 static void help(void **state)
 {

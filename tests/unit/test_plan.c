@@ -5,6 +5,7 @@
 #define _DEFAULT_SOURCE
 #include "core/plan.h"
 #include "core/plan_search.h"
+#include "core/platform.h"
 #include "scratch.h"
 
 #include <locale.h>
@@ -1000,6 +1001,26 @@ static void equal_sums_give_the_smallest_anchors(void **state)
     assert_memory_equal(anchors, ((uint32_t[]){0, 1, 2}), sizeof(anchors));
 }
 
+/* 128 layers and 32 anchors, the best of several rounds so that a busy machine does not count. */
+static void search_is_quick(void **state)
+{
+    (void)state;
+    enum { layers = 128, count = 32 };
+    static double similarity[layers * layers];
+    uint32_t seed = 11, anchors[count];
+    uint64_t best = UINT64_MAX;
+    for (uint32_t i = 0; i < layers * layers; i++)
+        similarity[i] = random_value(&seed, 100000);
+    for (int round = 0; round < 20; round++) {
+        const uint64_t begun = kas_clock();
+        assert_int_equal(kas_search_anchors(similarity, layers, count, anchors, NULL), KAS_OK);
+        const uint64_t spent = kas_clock() - begun;
+        best = spent < best ? spent : best;
+    }
+    if (best >= 10 * 1000 * 1000)
+        fail_msg("128 layers, 32 anchors: %.1f ms, needed is less than 10", (double)best * 1e-6);
+}
+
 /* Where no layer is served better than by its own lists, one more anchor never costs anything. */
 static void more_anchors_never_lower_the_objective(void **state)
 {
@@ -1095,6 +1116,7 @@ int main(void)
         cmocka_unit_test(exhausted_memory),
         cmocka_unit_test(search_agrees_with_brute_force),
         cmocka_unit_test(equal_sums_give_the_smallest_anchors),
+        cmocka_unit_test(search_is_quick),
         cmocka_unit_test(more_anchors_never_lower_the_objective),
         cmocka_unit_test(bad_searches),
         cmocka_unit_test(maps_and_layer_similarity),

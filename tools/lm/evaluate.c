@@ -35,7 +35,7 @@ static double bits_of(const float *logits, uint32_t vocab, uint32_t token)
 typedef struct listener {
     const lm_recall_text *text;
     uint32_t vocab;
-    double bits;
+    double bits, digit_bits;
     uint64_t plain_bytes;
     uint32_t digits_right[LM_MAX_VALUES]; /* a question */
 } listener;
@@ -45,8 +45,10 @@ static void hear_digit(listener *to, uint32_t position, const float *logits)
     const lm_recall_text *text = to->text;
     for (uint32_t i = 0; i < text->question_count; i++) {
         uint32_t answer = text->questions[i].answer;
-        if (position >= answer && position < answer + LM_VALUE_DIGITS)
-            to->digits_right[i] += likeliest(logits, to->vocab) == text->tokens[position];
+        if (position < answer || position >= answer + LM_VALUE_DIGITS)
+            continue;
+        to->digits_right[i] += likeliest(logits, to->vocab) == text->tokens[position];
+        to->digit_bits += bits_of(logits, to->vocab, text->tokens[position]);
     }
 }
 
@@ -73,6 +75,7 @@ static kas_status read_forced(lm_sequence *sequence, const lm_recall_text *text,
     listener to = {.text = text, .vocab = vocab};
     TOOL_TRY(lm_sequence_prefill(sequence, text->tokens, text->count, hear, &to));
     tally->bits += to.bits;
+    tally->digit_bits += to.digit_bits;
     tally->plain_bytes += to.plain_bytes;
     tally->values += text->question_count;
     for (uint32_t i = 0; i < text->question_count; i++)
@@ -123,7 +126,7 @@ static void add_stats(lm_sequence_stats *sum, const lm_sequence_stats *more)
     sum->keys_causal += more->keys_causal;
 }
 
-kas_status lm_evaluate(const lm_sequence_desc *desc, const lm_recall_text *text, lm_tally *tally)
+static kas_status evaluate(const lm_sequence_desc *desc, const lm_recall_text *text, bool decoded, lm_tally *tally)
 {
     double begin = now();
     uint32_t vocab = desc->model->config.vocab;
@@ -132,13 +135,23 @@ kas_status lm_evaluate(const lm_sequence_desc *desc, const lm_recall_text *text,
     lm_sequence *sequence;
     TOOL_TRY(lm_sequence_create(&sized, &sequence));
     kas_status status = read_forced(sequence, text, vocab, tally);
-    if (status == KAS_OK)
+    if (status == KAS_OK && decoded)
         status = ask_all(sequence, text, vocab, tally);
     if (status == KAS_OK)
         add_stats(&tally->stats, lm_sequence_get_stats(sequence));
     lm_sequence_destroy(sequence);
     tally->seconds += now() - begin;
     return status;
+}
+
+kas_status lm_evaluate(const lm_sequence_desc *desc, const lm_recall_text *text, lm_tally *tally)
+{
+    return evaluate(desc, text, true, tally);
+}
+
+kas_status lm_evaluate_forced(const lm_sequence_desc *desc, const lm_recall_text *text, lm_tally *tally)
+{
+    return evaluate(desc, text, false, tally);
 }
 
 lm_score lm_tally_score(const lm_tally *tally, uint32_t texts, uint32_t layers)

@@ -12,6 +12,7 @@
 typedef struct lm_tally {
     double bits;          /* -log2 of the probability of each plain byte */
     uint64_t plain_bytes; /* the text's own bytes that were predicted; planted lines do not count */
+    double digit_bits;    /* -log2 of the probability of each digit, those before it given */
     uint64_t values;
     uint64_t recalled;         /* values whose digits are each the likeliest token, the right digits before it given */
     uint64_t recalled_decoded; /* values written right by greedy decoding, one token after the other */
@@ -21,6 +22,9 @@ typedef struct lm_tally {
 
 /* Reads one text with a new sequence and adds to the tally. desc->max_tokens is set here. */
 kas_status lm_evaluate(const lm_sequence_desc *desc, const lm_recall_text *text, lm_tally *tally);
+
+/* The same without greedy decoding: what counts the decoded stays 0. */
+kas_status lm_evaluate_forced(const lm_sequence_desc *desc, const lm_recall_text *text, lm_tally *tally);
 
 /* A tally's ratios. What was not measured (no bytes, no values) is NaN. */
 typedef struct lm_score {

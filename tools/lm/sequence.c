@@ -21,6 +21,8 @@ struct lm_sequence {
     uint32_t max_tokens, chunk, tile;
     void (*progress)(void *user, uint32_t tokens);
     void *progress_user;
+    kas_status (*observe)(void *user, const lm_observation *observation);
+    void *observe_user;
 
     const kas_plan *plan;
     kas_session *session;
@@ -34,6 +36,7 @@ struct lm_sequence {
     unsigned char *staging;  /* a row block in the storage type, on its way to or from the device */
 
     float *x; /* [chunk, hidden]: the residual stream */
+    float *before, *after; /* likewise, around the attention of the layer being observed */
     float *cosines, *sines;
     float *normed, *inner, *qkv, *attended, *logits; /* [ROW_BLOCK, ...] */
 
@@ -149,6 +152,12 @@ static kas_status create_scratch(lm_sequence *sequence)
     sequence->qkv = float_rows(ROW_BLOCK, lm_qkv_width(config));
     sequence->attended = float_rows(ROW_BLOCK, q_width(config));
     sequence->logits = float_rows(ROW_BLOCK, config->vocab);
+    if (sequence->observe) {
+        sequence->before = float_rows(sequence->chunk, config->hidden);
+        sequence->after = float_rows(sequence->chunk, config->hidden);
+        if (!sequence->before || !sequence->after)
+            return tool_fail_memory();
+    }
     bool whole = sequence->staging && sequence->x && sequence->cosines && sequence->sines && sequence->normed &&
                  sequence->inner && sequence->qkv && sequence->attended && sequence->logits;
     return whole ? KAS_OK : tool_fail_memory();
@@ -168,6 +177,8 @@ static kas_status create(lm_sequence *sequence, const lm_sequence_desc *desc)
     sequence->plan = desc->plan;
     sequence->progress = desc->progress;
     sequence->progress_user = desc->progress_user;
+    sequence->observe = desc->observe;
+    sequence->observe_user = desc->observe_user;
     TOOL_TRY(create_session(sequence, desc, &plan));
     TOOL_TRY(create_buffers(sequence));
     return create_scratch(sequence);
@@ -205,6 +216,8 @@ void lm_sequence_destroy(lm_sequence *sequence)
     free(sequence->window_entries);
     free(sequence->staging);
     free(sequence->x);
+    free(sequence->before);
+    free(sequence->after);
     free(sequence->cosines);
     free(sequence->sines);
     free(sequence->normed);
@@ -404,8 +417,26 @@ static kas_status finish_block(lm_sequence *sequence, uint32_t layer, row_block 
     float *x = sequence->x + (size_t)block.first * config->hidden;
     TOOL_TRY(load_rows(sequence, sequence->out, block.first, q_width(config), block.rows, sequence->attended));
     lm_add_attention(sequence->model, layer, sequence->attended, block.rows, x);
+    if (sequence->observe)
+        memcpy(sequence->after + (size_t)block.first * config->hidden, x,
+               (size_t)block.rows * config->hidden * sizeof(float));
     lm_add_mlp(sequence->model, layer, block.rows, sequence->normed, sequence->inner, x);
     return KAS_OK;
+}
+
+static kas_status observe(lm_sequence *sequence, uint32_t layer, uint32_t count)
+{
+    const lm_observation observation = {
+        .layer = layer,
+        .first = sequence->length,
+        .rows = count,
+        .stream = sequence->stream,
+        .q = sequence->q,
+        .k = sequence->caches[layer].k,
+        .before = sequence->before,
+        .after = sequence->after,
+    };
+    return sequence->observe(sequence->observe_user, &observation);
 }
 
 /* Runs all layers over `count` tokens behind the ones read so far; x then holds the last layer's output. */
@@ -421,9 +452,13 @@ static kas_status run_layers(lm_sequence *sequence, kas_phase phase, const uint3
     for (uint32_t layer = 0; layer < model->config.layers; layer++) {
         for (row_block block = {0}; next_block(&block, count);)
             TOOL_TRY(project_block(sequence, layer, block, position));
+        if (sequence->observe)
+            memcpy(sequence->before, sequence->x, (size_t)count * model->config.hidden * sizeof(float));
         TOOL_TRY(attend(sequence, phase, layer, count, keys, &lists));
         for (row_block block = {0}; next_block(&block, count);)
             TOOL_TRY(finish_block(sequence, layer, block));
+        if (sequence->observe && phase == KAS_PHASE_PREFILL)
+            TOOL_TRY(observe(sequence, layer, count));
         if (sequence->progress && phase == KAS_PHASE_PREFILL)
             sequence->progress(sequence->progress_user, position + (uint32_t)((uint64_t)count * (layer + 1) /
                                                                               model->config.layers));

@@ -16,6 +16,15 @@ typedef enum lm_attention {
 /* Keys at the start of the text that LM_ATTENTION_WINDOW always reads. */
 #define LM_WINDOW_SINKS 4
 
+/* A layer of one prefill call: device buffers, and hidden states on the host that the observer may not keep. */
+typedef struct lm_observation {
+    uint32_t layer, first, rows; /* tokens first .. first + rows - 1 */
+    kas_stream *stream;
+    kas_buffer *q;               /* [rows, heads, head_dim], in the sequence's dtype */
+    kas_buffer *k;               /* [first + rows, kv_heads, head_dim] */
+    const float *before, *after; /* [rows, hidden]: the residual stream before and after attention */
+} lm_observation;
+
 typedef struct lm_sequence_desc {
     const lm_model *model;
     kas_context *context;
@@ -26,6 +35,9 @@ typedef struct lm_sequence_desc {
     uint32_t chunk;      /* query tokens of one prefill call, a multiple of 128 (any tile) */
     void (*progress)(void *user, uint32_t tokens); /* prefill: tokens done so far; may be NULL */
     void *progress_user;
+    /* What calibration looks at; may be NULL. Called in prefill alone, after the attention of each layer. */
+    kas_status (*observe)(void *user, const struct lm_observation *observation);
+    void *observe_user;
 } lm_sequence_desc;
 
 typedef struct lm_sequence lm_sequence;

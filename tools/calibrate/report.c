@@ -1,0 +1,417 @@
+/* report.c - see report.h: the numbers as JSON, and the page. */
+#define _POSIX_C_SOURCE 200809L
+#include "report.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- JSON ------------------------------------------------------------------------------------------------------- */
+
+static cJSON *numbers(const uint32_t *values, uint32_t count)
+{
+    cJSON *array = cJSON_CreateArray();
+    for (uint32_t i = 0; i < count; i++)
+        cJSON_AddItemToArray(array, cJSON_CreateNumber(values[i]));
+    return array;
+}
+
+/* Rounded to six digits: that is what a reader can use, and it keeps the file small. */
+static cJSON *real(double value)
+{
+    char text[32];
+    snprintf(text, sizeof(text), "%.6g", value);
+    return isfinite(value) ? cJSON_CreateNumber(strtod(text, NULL)) : cJSON_CreateNull();
+}
+
+static void add_quality(cJSON *object, const quality *of)
+{
+    cJSON_AddItemToObject(object, "bits_per_byte", real(of->bits_per_byte));
+    cJSON_AddItemToObject(object, "digit_bits", real(of->digit_bits));
+    cJSON_AddItemToObject(object, "recall", real(of->recall));
+    cJSON_AddItemToObject(object, "keys_share", real(of->keys_share));
+}
+
+static cJSON *float_matrix(const float *values, uint32_t rows, uint32_t columns)
+{
+    cJSON *matrix = cJSON_CreateArray();
+    for (uint32_t i = 0; i < rows; i++) {
+        cJSON *row = cJSON_CreateArray();
+        for (uint32_t j = 0; j < columns; j++)
+            cJSON_AddItemToArray(row, real(values[(size_t)i * columns + j]));
+        cJSON_AddItemToArray(matrix, row);
+    }
+    return matrix;
+}
+
+static void add_measurements(const report *of, cJSON *root)
+{
+    const uint32_t layers = of->calibration->layers, kv_heads = of->calibration->kv_heads;
+    cJSON *importance = cJSON_AddArrayToObject(root, "importance");
+    for (uint32_t i = 0; i < layers; i++)
+        cJSON_AddItemToArray(importance, real(of->calibration->importance[i]));
+    cJSON *similarity = cJSON_AddArrayToObject(root, "layer_similarity");
+    for (uint32_t a = 0; a < layers; a++) {
+        cJSON *row = cJSON_CreateArray();
+        for (uint32_t b = 0; b < layers; b++)
+            cJSON_AddItemToArray(row, real(of->layer_similarity[(size_t)a * layers + b]));
+        cJSON_AddItemToArray(similarity, row);
+    }
+    /* [anchor layer][layer][head of the layer][head of the anchor] */
+    cJSON *heads = cJSON_AddArrayToObject(root, "head_similarity");
+    for (uint32_t a = 0; a < layers; a++) {
+        cJSON *row = cJSON_CreateArray();
+        for (uint32_t b = 0; b < layers; b++)
+            cJSON_AddItemToArray(row, float_matrix(of->calibration->similarity +
+                                                       ((size_t)a * layers + b) * kv_heads * kv_heads,
+                                                   kv_heads, kv_heads));
+        cJSON_AddItemToArray(heads, row);
+    }
+    cJSON_AddItemToObject(root, "coverage",
+                          float_matrix(of->at_k ? of->at_k->coverage : of->calibration->coverage, layers, kv_heads));
+}
+
+static cJSON *row_json(const report_row *row)
+{
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddItemToObject(object, "anchors", numbers(row->anchors, row->count));
+    cJSON_AddItemToObject(object, "objective", real(row->objective));
+    cJSON_AddItemToObject(object, "search_loss", real(row->search_loss));
+    cJSON_AddItemToObject(object, "bits_per_byte", real(row->bits_per_byte));
+    cJSON_AddItemToObject(object, "change", real(row->change));
+    cJSON_AddItemToObject(object, "recall", real(row->recall));
+    cJSON_AddItemToObject(object, "prefill_cost", real(row->prefill_cost));
+    cJSON_AddItemToObject(object, "decode_cost", real(row->decode_cost));
+    return object;
+}
+
+static void add_plans(const report *of, cJSON *root)
+{
+    cJSON *plans = cJSON_AddArrayToObject(root, "plans");
+    for (uint32_t i = 0; i < of->row_count; i++)
+        cJSON_AddItemToArray(plans, row_json(&of->rows[i]));
+    cJSON_AddNumberToObject(root, "chosen", of->chosen);
+    cJSON *fractions = cJSON_AddArrayToObject(root, "fractions");
+    for (uint32_t i = 0; i < of->share_count; i++) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddItemToObject(object, "fraction", real(of->shares[i]));
+        add_quality(object, &of->at_share[i]);
+        cJSON_AddItemToArray(fractions, object);
+    }
+}
+
+cJSON *report_json(const report *of)
+{
+    kas_plan_desc plan = {.struct_size = sizeof(plan)};
+    kas_plan_get_desc(of->plan, &plan);
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "model", of->model);
+    cJSON_AddStringToObject(root, "text", of->text);
+    cJSON_AddStringToObject(root, "device", of->device);
+    cJSON_AddStringToObject(root, "objective", of->objective);
+    cJSON_AddNumberToObject(root, "prompts", of->prompts);
+    cJSON_AddNumberToObject(root, "length", of->length);
+    cJSON_AddNumberToObject(root, "tile", plan.tile);
+    cJSON_AddNumberToObject(root, "held_out", of->held_out);
+    cJSON_AddNumberToObject(root, "held_out_length", of->held_out_length);
+    if (of->dense)
+        add_quality(cJSON_AddObjectToObject(root, "dense"), of->dense);
+    add_plans(of, root);
+    add_measurements(of, root);
+    return root;
+}
+
+/* ---- The page --------------------------------------------------------------------------------------------------- */
+
+static void escape(FILE *file, const char *text)
+{
+    for (; *text; text++) {
+        switch (*text) {
+        case '<': fputs("&lt;", file); break;
+        case '>': fputs("&gt;", file); break;
+        case '&': fputs("&amp;", file); break;
+        default: fputc(*text, file);
+        }
+    }
+}
+
+static void open_drawing(FILE *file, const char *title, double width, double height)
+{
+    fprintf(file, "<h2>%s</h2>\n<svg xmlns='http://www.w3.org/2000/svg' width='%.0f' height='%.0f' role='img'>\n"
+                  "<title>%s</title>\n", title, width, height, title);
+}
+
+static uint32_t anchor_of(const kas_plan_desc *plan, uint32_t layer)
+{
+    uint32_t segment = 0;
+    while (segment + 1 < plan->anchor_count && plan->anchors[segment + 1] <= layer)
+        segment++;
+    return plan->anchors[segment];
+}
+
+/* Similarity without the weight of the layer, so that every column can be compared. */
+static double unweighted(const report *of, uint32_t a, uint32_t b)
+{
+    const uint32_t layers = of->calibration->layers;
+    const double own = of->layer_similarity[(size_t)b * layers + b];
+    return own > 0 ? of->layer_similarity[(size_t)a * layers + b] / own : 1;
+}
+
+static void draw_heat(FILE *file, const report *of, const kas_plan_desc *plan)
+{
+    const uint32_t layers = of->calibration->layers;
+    const double cell = layers > 48 ? 12 : 28, left = 50, top = 24;
+    open_drawing(file, "How well the lists of one layer serve another", left + layers * cell + 10,
+                 top + layers * cell + 30);
+    for (uint32_t a = 0; a < layers; a++) {
+        fprintf(file, "<text x='%.0f' y='%.1f' text-anchor='end'>%u</text>\n", left - 6, top + (a + .65) * cell, a);
+        fprintf(file, "<text x='%.1f' y='%.0f' text-anchor='middle'>%u</text>\n", left + (a + .5) * cell, top - 6, a);
+        for (uint32_t b = a; b < layers; b++) {
+            const double value = unweighted(of, a, b), shade = value < 0 ? 0 : value > 1 ? 1 : value;
+            fprintf(file, "<rect x='%.1f' y='%.1f' width='%.1f' height='%.1f' fill='hsl(210,60%%,%.0f%%)'><title>list "
+                          "of layer %u, used by %u: %.3f</title></rect>\n",
+                    left + b * cell, top + a * cell, cell, cell, 96 - 58 * shade, a, b, value);
+        }
+    }
+    for (uint32_t b = 0; b < layers; b++)
+        fprintf(file, "<rect x='%.1f' y='%.1f' width='%.1f' height='%.1f' fill='none' stroke='#d33' stroke-width='2'/>\n",
+                left + b * cell + 1, top + anchor_of(plan, b) * cell + 1, cell - 2, cell - 2);
+    fprintf(file, "<text x='%.0f' y='%.0f'>rows: the layer that selects; columns: the layer that reads; red: the plan's "
+                  "segments</text>\n</svg>\n", left, top + layers * cell + 20);
+}
+
+static void draw_bars(FILE *file, const char *title, const double *values, uint32_t count, double most, int decimals,
+                      const kas_plan_desc *plan)
+{
+    const double step = count > 48 ? 14 : 32, height = 140, left = 50, top = 16;
+    open_drawing(file, title, left + count * step + 10, height + 50);
+    for (uint32_t i = 0; i < count; i++) {
+        const double part = most > 0 && values[i] > 0 ? values[i] / most : 0;
+        const bool anchor = anchor_of(plan, i) == i;
+        fprintf(file, "<rect x='%.1f' y='%.1f' width='%.1f' height='%.1f' fill='%s'><title>layer %u: %.4f</title></rect>\n",
+                left + i * step, top + height * (1 - part), step - 4, height * part, anchor ? "#d33" : "#48b", i,
+                values[i]);
+        fprintf(file, "<text x='%.1f' y='%.0f' text-anchor='middle'>%u</text>\n", left + i * step + step / 2 - 2,
+                top + height + 16, i);
+    }
+    fprintf(file, "<text x='%.0f' y='%.0f' text-anchor='end'>%.*f</text><text x='%.0f' y='%.0f' text-anchor='end'>0</text>"
+                  "\n</svg>\n", left - 6, top + 8, decimals, most, left - 6, top + height);
+}
+
+static void draw_importance(FILE *file, const report *of, const kas_plan_desc *plan)
+{
+    const uint32_t layers = of->calibration->layers;
+    double *values = malloc(layers * sizeof(*values)), most = 0;
+    if (!values)
+        return;
+    for (uint32_t i = 0; i < layers; i++) {
+        values[i] = of->calibration->importance[i];
+        most = values[i] > most ? values[i] : most;
+    }
+    draw_bars(file, "Importance: how far attention turns a layer's input (1 - cosine)", values, layers, most, 3, plan);
+    free(values);
+}
+
+static void draw_coverage(FILE *file, const report *of, const kas_plan_desc *plan)
+{
+    const kas_calibration *from = of->at_k ? of->at_k : of->calibration;
+    char title[160];
+    double *values = calloc(from->layers, sizeof(*values));
+    if (!values)
+        return;
+    for (uint32_t i = 0; i < from->layers; i++)
+        for (uint32_t y = 0; y < from->kv_heads; y++)
+            values[i] += from->coverage[(size_t)i * from->kv_heads + y] / from->kv_heads;
+    if (of->list_keys)
+        snprintf(title, sizeof(title), "Sparsity: share of its attention that a layer keeps with its own top %u keys",
+                 of->list_keys);
+    else
+        snprintf(title, sizeof(title), "Sparsity: share of its attention that a layer keeps with its own list");
+    draw_bars(file, title, values, from->layers, 1, 2, plan);
+    free(values);
+}
+
+/* A line over points; where several share a place the later covers the earlier. */
+static void draw_curve(FILE *file, const char *title, const char *axis, const double *x, const double *y,
+                       const double *recall, uint32_t count, bool percent)
+{
+    const double width = 420, height = 180, left = 60, top = 16;
+    double low = 0, high = 0.01;
+    for (uint32_t i = 0; i < count; i++) {
+        low = y[i] < low ? y[i] : low;
+        high = y[i] > high ? y[i] : high;
+    }
+    open_drawing(file, title, left + width + 40, height + 60);
+    fprintf(file, "<line x1='%.0f' y1='%.1f' x2='%.0f' y2='%.1f' stroke='#999'/>\n", left,
+            top + height * high / (high - low), left + width, top + height * high / (high - low));
+    fputs("<polyline fill='none' stroke='#48b' points='", file);
+    for (uint32_t i = 0; i < count; i++)
+        fprintf(file, "%.1f,%.1f ", left + width * (count > 1 ? (double)i / (count - 1) : .5),
+                top + height * (high - y[i]) / (high - low));
+    fputs("'/>\n", file);
+    for (uint32_t i = 0; i < count; i++) {
+        const double at = left + width * (count > 1 ? (double)i / (count - 1) : .5);
+        fprintf(file, "<circle cx='%.1f' cy='%.1f' r='4' fill='%s'><title>%+.2f%%, recall %.2f</title></circle>\n", at,
+                top + height * (high - y[i]) / (high - low), recall[i] >= 1 ? "#48b" : "#d33", y[i] * 100, recall[i]);
+        fprintf(file, "<text x='%.1f' y='%.0f' text-anchor='middle'>%g%s</text>\n", at, top + height + 18,
+                percent ? x[i] * 100 : x[i], percent ? "%" : "");
+    }
+    fprintf(file, "<text x='%.0f' y='%.0f' text-anchor='end'>%+.1f%%</text><text x='%.0f' y='%.0f' text-anchor='end'>"
+                  "%+.1f%%</text><text x='%.0f' y='%.0f'>%s; bits per byte against dense; red: some values are "
+                  "forgotten</text>\n</svg>\n",
+            left - 6, top + 8, high * 100, left - 6, top + height, low * 100, left, top + height + 38, axis);
+}
+
+static void draw_quality(FILE *file, const report *of)
+{
+    double x[64], y[64], recall[64];
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < of->row_count && count < 64; i++) {
+        if (!isfinite(of->rows[i].change))
+            continue;
+        x[count] = of->rows[i].count;
+        y[count] = of->rows[i].change;
+        recall[count++] = of->rows[i].recall;
+    }
+    if (count > 0)
+        draw_curve(file, "Quality against the number of anchors", "anchors", x, y, recall, count, false);
+    for (uint32_t i = 0; i < of->share_count; i++) {
+        y[i] = of->at_share[i].bits_per_byte / of->dense->bits_per_byte - 1;
+        recall[i] = of->at_share[i].recall;
+    }
+    if (of->share_count > 0)
+        draw_curve(file, "Quality against the top-k fraction", "share of the keys", of->shares, y, recall,
+                   of->share_count, true);
+}
+
+static void cell(FILE *file, double value, double factor, int decimals, const char *unit)
+{
+    if (isfinite(value))
+        fprintf(file, "<td>%.*f%s</td>", decimals, value * factor, unit);
+    else
+        fputs("<td></td>", file);
+}
+
+static void write_plans(FILE *file, const report *of)
+{
+    fputs("<h2>Plans</h2>\n<table><tr><th>K</th><th>anchors</th><th>objective</th><th>search loss</th><th>bits per byte"
+          "</th><th>change</th><th>recall</th><th>prefill cost</th><th>decode cost</th></tr>\n", file);
+    for (uint32_t i = 0; i < of->row_count; i++) {
+        const report_row *row = &of->rows[i];
+        fprintf(file, "<tr%s><td>%u</td><td>", i == of->chosen ? " class=chosen" : "", row->count);
+        for (uint32_t a = 0; a < row->count; a++)
+            fprintf(file, "%s%u", a ? " " : "", row->anchors[a]);
+        fputs("</td>", file);
+        cell(file, row->objective, 1, 4, "");
+        cell(file, row->search_loss, 100, 2, "%");
+        cell(file, row->bits_per_byte, 1, 4, "");
+        cell(file, row->change, 100, 2, "%");
+        cell(file, row->recall, 1, 2, "");
+        cell(file, row->prefill_cost, 1, 2, "");
+        cell(file, row->decode_cost, 1, 2, "");
+        fputs("</tr>\n", file);
+    }
+    fputs("</table>\n", file);
+}
+
+static void write_map(FILE *file, const kas_plan_desc *plan)
+{
+    fputs("<h2>Head map: the row of its anchor's lists that each head reads</h2>\n<table><tr><th>layer</th><th>anchor</th>",
+          file);
+    for (uint32_t g = 0; g < plan->kv_heads; g++)
+        fprintf(file, "<th>head %u</th>", g);
+    fputs("</tr>\n", file);
+    for (uint32_t layer = 0; layer < plan->layers; layer++) {
+        const bool anchor = anchor_of(plan, layer) == layer;
+        fprintf(file, "<tr%s><td>%u</td><td>%u</td>", anchor ? " class=chosen" : "", layer, anchor_of(plan, layer));
+        for (uint32_t g = 0; g < plan->kv_heads; g++)
+            fprintf(file, "<td>%u</td>", plan->head_map[(size_t)layer * plan->kv_heads + g]);
+        fputs("</tr>\n", file);
+    }
+    fputs("</table>\n", file);
+}
+
+static void write_page(FILE *file, const report *of)
+{
+    kas_plan_desc plan = {.struct_size = sizeof(plan)};
+    kas_plan_get_desc(of->plan, &plan);
+    fputs("<!DOCTYPE html>\n<html lang=en><meta charset=utf-8><title>Calibration of ", file);
+    escape(file, of->model);
+    fputs("</title>\n<style>body{font:15px sans-serif;margin:2em;color:#222}svg text{font:11px sans-serif}table{"
+          "border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:right;font-weight:normal}"
+          "th{background:#f2f2f2}.chosen td{background:#fdd}</style>\n<h1>Calibration of ", file);
+    escape(file, of->model);
+    fprintf(file, "</h1>\n<p>Objective %s, %u prompts of %u bytes of ", of->objective, of->prompts, of->length);
+    escape(file, of->text);
+    fprintf(file, "; tiles of %u; %g%% of the keys, at least %u; on ", plan.tile, plan.topk.fraction * 100, plan.topk.min);
+    escape(file, of->device);
+    fputs(".</p>\n", file);
+    if (of->dense)
+        fprintf(file, "<p>Dense attention: %.4f bits per byte, recall %.2f, on %u held-out texts of %u tokens.</p>\n",
+                of->dense->bits_per_byte, of->dense->recall, of->held_out, of->held_out_length);
+    write_plans(file, of);
+    draw_heat(file, of, &plan);
+    draw_importance(file, of, &plan);
+    draw_coverage(file, of, &plan);
+    draw_quality(file, of);
+    write_map(file, &plan);
+    fputs("</html>\n", file);
+}
+
+/* ---- Files ------------------------------------------------------------------------------------------------------ */
+
+/* A file under another name until it is whole. */
+typedef struct new_file {
+    char path[4096], part[4096 + 8];
+    FILE *file;
+} new_file;
+
+static kas_status fail_write(const char *path)
+{
+    return tool_fail(KAS_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
+}
+
+static kas_status begin_file(new_file *made, const char *folder, const char *name)
+{
+    if (snprintf(made->path, sizeof(made->path), "%s/%s", folder, name) >= (int)sizeof(made->path))
+        return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "the path '%.60s...' is too long", folder);
+    snprintf(made->part, sizeof(made->part), "%s.part", made->path);
+    made->file = fopen(made->part, "w");
+    return made->file ? KAS_OK : fail_write(made->path);
+}
+
+static kas_status end_file(new_file *made)
+{
+    bool failed = ferror(made->file) != 0;
+    failed |= fclose(made->file) != 0;
+    if (!failed && rename(made->part, made->path) == 0)
+        return KAS_OK;
+    kas_status status = fail_write(made->path);
+    remove(made->part);
+    return status;
+}
+
+kas_status report_write(const report *of, const char *folder)
+{
+    new_file made;
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST)
+        return tool_fail(KAS_ERROR_IO, "%s: the folder cannot be made: %s", folder, strerror(errno));
+    cJSON *root = report_json(of);
+    char *text = root ? cJSON_Print(root) : NULL;
+    cJSON_Delete(root);
+    if (!text)
+        return tool_fail_memory();
+    kas_status status = begin_file(&made, folder, "calibration.json");
+    if (status == KAS_OK) {
+        fprintf(made.file, "%s\n", text);
+        status = end_file(&made);
+    }
+    cJSON_free(text);
+    TOOL_TRY(status);
+    TOOL_TRY(begin_file(&made, folder, "calibration.html"));
+    write_page(made.file, of);
+    return end_file(&made);
+}
