@@ -36,7 +36,7 @@ typedef struct calibrate_options {
     uint32_t search_texts, held_out, held_out_length, values, seed;
     double share, min_recall;
     int objective, reduce, normalizer, dtype; /* reduce -1: the objective's own */
-    bool json;
+    bool each, json;
 } calibrate_options;
 
 typedef struct calibrate_state {
@@ -150,6 +150,7 @@ static kas_status parse(int argc, char **argv, calibrate_state *state, bool *hel
         {"--dtype", "TYPE", "f32, f16 or bf16: type of queries, keys and values (default f32)", ARGS_CHOICE,
          &options->dtype, 0, 0, dtype_names},
         {"--threads", "N", "processors to use (default all)", ARGS_U32, &options->threads, 1, 1024},
+        {"--each", NULL, "also write the plan of every row of the table, as FILE-K.json", ARGS_FLAG, &options->each},
         {"--report", "DIR", "write calibration.html and calibration.json there", ARGS_TEXT, &options->report},
         {"--json", NULL, "print one JSON object", ARGS_FLAG, &options->json},
     };
@@ -433,7 +434,7 @@ static bool is_last(const calibrate_state *state)
 static kas_status choose_by_similarity(calibrate_state *state)
 {
     const uint32_t layers = state->model->config.layers;
-    if (!judges(state))
+    if (!judges(state) && !state->options.each)
         return add_similar(state, state->count);
     progress_begin(&state->bar, "plans");
     kas_status status = KAS_OK;
@@ -602,6 +603,21 @@ static void print_table(const calibrate_state *state)
            "dense\n%s written\n", state->options.output);
 }
 
+/* The plan of a row: the output's name with -K before its ending. */
+static kas_status write_each(const calibrate_state *state)
+{
+    const char *output = state->options.output, *end = strrchr(output, '.');
+    const int length = end && !strchr(end, '/') ? (int)(end - output) : (int)strlen(output);
+    for (uint32_t i = 0; i < state->row_count; i++) {
+        char path[SOURCE_PATH_MAX];
+        if (snprintf(path, sizeof(path), "%.*s-%u%s", length, output, state->rows[i].count, output + length) >=
+            SOURCE_PATH_MAX)
+            return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "-o: the path '%.60s...' is too long", output);
+        TOOL_TRY_LIBRARY(kas_plan_save(state->plans[i], path));
+    }
+    return KAS_OK;
+}
+
 static kas_status write_results(calibrate_state *state)
 {
     report of = make_report(state);
@@ -609,6 +625,8 @@ static kas_status write_results(calibrate_state *state)
         TOOL_TRY(measure_shares(state, &of));
         TOOL_TRY(report_write(&of, state->options.report));
     }
+    if (state->options.each)
+        TOOL_TRY(write_each(state));
     TOOL_TRY_LIBRARY(kas_plan_save(state->plans[state->chosen], state->options.output));
     if (!state->options.json) {
         print_table(state);

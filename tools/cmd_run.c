@@ -18,6 +18,7 @@
 #define DEFAULT_CONTEXT 8192u
 #define MAX_CONTEXT (1u << 24)
 #define MAX_TEXTS 1000u
+#define MAX_PLANS 32u /* to compare with, beside --plan */
 
 /* One way of reading; the rows are the columns of the table and the objects of the JSON. */
 typedef struct reading {
@@ -49,6 +50,8 @@ typedef struct run_options {
     lm_plan_overrides overrides;
     int dtype;
     uint32_t baselines; /* bit i: readings[FIRST_BASELINE + i] */
+    const char **plans; /* more plans */
+    uint32_t plan_count;
     bool json;
 } run_options;
 
@@ -57,10 +60,12 @@ typedef struct run_state {
     char model_path[SOURCE_PATH_MAX], plan_path[SOURCE_PATH_MAX], text_path[SOURCE_PATH_MAX];
     lm_model *model;
     kas_plan *plan;
+    kas_plan *more[MAX_PLANS];
+    char more_names[MAX_PLANS][32]; /* of the files, without folder and ending */
     kas_context *device;
     source_text text;
     uint32_t context;
-    lm_tally tallies[READING_COUNT];
+    lm_tally tallies[READING_COUNT + MAX_PLANS]; /* the readings, then those with more plans */
     progress bar;
     uint32_t tokens_before; /* of the texts already read in this reading */
 } run_state;
@@ -100,8 +105,11 @@ static kas_status parse(int argc, char **argv, run_options *options, bool *help)
     };
     const args_spec spec = {
         .command = "run",
+        .operands = "[PLAN...]",
+        .max_operands = MAX_PLANS,
         .about =
-            "A model reads a text twice, with dense and with Kascade attention. Values are planted in the text\n"
+            "A model reads a text twice, with dense and with Kascade attention, and once more with each other plan that\n"
+            "is named behind the options. Values are planted in the text\n"
             "(lines \"# let abcd = 123456\" early, questions \"# get abcd = 123456\" near the end) to see what is lost.\n"
             "\n"
             "  bits_per_byte       over the text's own bytes; planted lines do not count\n"
@@ -123,6 +131,8 @@ static kas_status parse(int argc, char **argv, run_options *options, bool *help)
     args_result result;
     TOOL_TRY(args_parse(&spec, argc, argv, &result));
     *help = result.help;
+    options->plans = result.operands;
+    options->plan_count = result.operand_count;
     if (options->chunk % 128 != 0)
         return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "--chunk is %u: it must be a multiple of 128", options->chunk);
     if (options->model && !options->plan)
@@ -153,11 +163,11 @@ static kas_status resolve_paths(run_state *run)
 
 /* ---- Loading --------------------------------------------------------------------------------------------------- */
 
-static kas_status check_plan(const run_state *run)
+static kas_status check_plan(const run_state *run, const kas_plan *plan, const char *path)
 {
     const lm_config *config = &run->model->config;
     kas_plan_desc desc = {.struct_size = sizeof(desc)};
-    TOOL_TRY_LIBRARY(kas_plan_get_desc(run->plan, &desc));
+    TOOL_TRY_LIBRARY(kas_plan_get_desc(plan, &desc));
     const struct {
         const char *name;
         uint32_t of_plan, of_model;
@@ -166,18 +176,29 @@ static kas_status check_plan(const run_state *run)
                  {"kv_heads", desc.kv_heads, config->kv_heads}};
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
         if (sizes[i].of_plan != sizes[i].of_model)
-            return tool_fail(KAS_ERROR_FORMAT, "%s: %s is %u, but the model in %s has %u", run->plan_path,
+            return tool_fail(KAS_ERROR_FORMAT, "%s: %s is %u, but the model in %s has %u", path,
                              sizes[i].name, sizes[i].of_plan, run->model_path, sizes[i].of_model);
     return KAS_OK;
 }
 
-static kas_status load_plan(run_state *run)
+static kas_status load_plan(run_state *run, const char *path, kas_plan **plan)
 {
     kas_plan *file;
-    TOOL_TRY_LIBRARY(kas_plan_load(run->plan_path, &file));
-    kas_status status = lm_plan_make_variant(file, LM_PLAN_AS_IS, &run->options.overrides, &run->plan);
+    TOOL_TRY_LIBRARY(kas_plan_load(path, &file));
+    kas_status status = lm_plan_make_variant(file, LM_PLAN_AS_IS, &run->options.overrides, plan);
     kas_plan_destroy(file);
-    return status == KAS_OK ? check_plan(run) : status;
+    return status == KAS_OK ? check_plan(run, *plan, path) : status;
+}
+
+static kas_status load_plans(run_state *run)
+{
+    TOOL_TRY(load_plan(run, run->plan_path, &run->plan));
+    for (uint32_t i = 0; i < run->options.plan_count; i++) {
+        const char *path = run->options.plans[i], *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+        snprintf(run->more_names[i], sizeof(run->more_names[i]), "%.*s", (int)strcspn(name, "."), name);
+        TOOL_TRY(load_plan(run, path, &run->more[i]));
+    }
+    return KAS_OK;
 }
 
 static kas_status load_text(run_state *run)
@@ -211,7 +232,7 @@ static kas_status load(run_state *run)
     TOOL_TRY_LIBRARY(kas_context_create(&device, &run->device));
     TOOL_TRY(lm_model_load(run->model_path, &run->model));
     TOOL_TRY(byte_model_check(run->model, run->model_path));
-    TOOL_TRY(load_plan(run));
+    TOOL_TRY(load_plans(run));
     TOOL_TRY(load_text(run));
     uint32_t made_for = run->model->config.max_positions;
     if (made_for && run->context > made_for)
@@ -240,10 +261,10 @@ static kas_status read_slice(run_state *run, const lm_sequence_desc *desc, uint3
     return status;
 }
 
-static kas_status read_with(run_state *run, const reading *how, lm_tally *tally)
+static kas_status read_with(run_state *run, const kas_plan *base, const reading *how, lm_tally *tally)
 {
     kas_plan *plan;
-    TOOL_TRY(lm_plan_make_variant(run->plan, how->variant, &(lm_plan_overrides){0}, &plan));
+    TOOL_TRY(lm_plan_make_variant(base, how->variant, &(lm_plan_overrides){0}, &plan));
     const lm_sequence_desc desc = {
         .model = run->model,
         .context = run->device,
@@ -264,9 +285,19 @@ static kas_status read_with(run_state *run, const reading *how, lm_tally *tally)
     return status;
 }
 
+static int reading_count(const run_state *run)
+{
+    return READING_COUNT + (int)run->options.plan_count;
+}
+
+static const char *reading_title(const run_state *run, int index)
+{
+    return index < READING_COUNT ? readings[index].title : run->more_names[index - READING_COUNT];
+}
+
 static bool is_wanted(const run_state *run, int index)
 {
-    return index < FIRST_BASELINE || (run->options.baselines >> (index - FIRST_BASELINE) & 1);
+    return index >= READING_COUNT || index < FIRST_BASELINE || (run->options.baselines >> (index - FIRST_BASELINE) & 1);
 }
 
 static lm_score score_of(const run_state *run, int index)
@@ -317,13 +348,13 @@ static comparison compare(const run_state *run)
 static void print_table(const run_state *run)
 {
     printf("%-30s", "");
-    for (int i = 0; i < READING_COUNT; i++)
+    for (int i = 0; i < reading_count(run); i++)
         if (is_wanted(run, i))
-            printf("%14s", readings[i].title);
+            printf(" %13s", reading_title(run, i));
     putchar('\n');
     for (size_t f = 0; f < FIGURE_COUNT; f++) {
         printf("%-27s %-2s", figures[f].title, figures[f].unit);
-        for (int i = 0; i < READING_COUNT; i++)
+        for (int i = 0; i < reading_count(run); i++)
             if (is_wanted(run, i)) {
                 lm_score score = score_of(run, i);
                 printf("%14.*f", figures[f].decimals, figure_value(&score, &figures[f]));
@@ -379,10 +410,9 @@ static void add_settings(const run_state *run, const kas_device_info *device, co
         cJSON_AddItemToArray(anchors, cJSON_CreateNumber(plan->anchors[i]));
 }
 
-static void add_reading(const run_state *run, int index, cJSON *root)
+static void add_reading(const run_state *run, int index, cJSON *object)
 {
     lm_score score = score_of(run, index);
-    cJSON *object = cJSON_AddObjectToObject(root, readings[index].key);
     for (size_t f = 0; f < FIGURE_COUNT; f++)
         cJSON_AddNumberToObject(object, figures[f].key, figure_value(&score, &figures[f]));
 }
@@ -397,7 +427,14 @@ static kas_status print_json(const run_state *run)
     add_settings(run, &device, &plan, root);
     for (int i = 0; i < READING_COUNT; i++)
         if (is_wanted(run, i))
-            add_reading(run, i, root);
+            add_reading(run, i, cJSON_AddObjectToObject(root, readings[i].key));
+    cJSON *more = run->options.plan_count ? cJSON_AddArrayToObject(root, "more_plans") : NULL;
+    for (uint32_t i = 0; i < run->options.plan_count; i++) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddStringToObject(object, "plan", run->options.plans[i]);
+        add_reading(run, READING_COUNT + (int)i, object);
+        cJSON_AddItemToArray(more, object);
+    }
     comparison speed = compare(run);
     cJSON_AddNumberToObject(root, "speedup_prefill", speed.prefill);
     cJSON_AddNumberToObject(root, "speedup_decode", speed.decode);
@@ -409,7 +446,11 @@ static kas_status run_all(run_state *run)
     TOOL_TRY(load(run));
     for (int i = 0; i < READING_COUNT; i++)
         if (is_wanted(run, i))
-            TOOL_TRY(read_with(run, &readings[i], &run->tallies[i]));
+            TOOL_TRY(read_with(run, run->plan, &readings[i], &run->tallies[i]));
+    for (uint32_t i = 0; i < run->options.plan_count; i++) {
+        const reading with_plan = {NULL, run->more_names[i], LM_ATTENTION_PLAN, LM_PLAN_AS_IS};
+        TOOL_TRY(read_with(run, run->more[i], &with_plan, &run->tallies[READING_COUNT + i]));
+    }
     return run->options.json ? print_json(run) : print_human(run);
 }
 
@@ -417,6 +458,8 @@ static void release(run_state *run)
 {
     source_text_release(&run->text);
     kas_plan_destroy(run->plan);
+    for (uint32_t i = 0; i < run->options.plan_count; i++)
+        kas_plan_destroy(run->more[i]);
     lm_model_destroy(run->model);
     kas_context_destroy(run->device);
 }

@@ -75,7 +75,7 @@ static void option_values(void **state)
     expect(MISUSED, run_command("run --dtype f8"), "--dtype", "f8");
     expect(MISUSED, run_command("run --context"), "--context");
     expect(MISUSED, run_command("run --json --json"), "--json");
-    expect(MISUSED, run_command("run stray"), "stray");
+    expect(MISUSED, run_command("bench stray"), "stray");
     expect(MISUSED, run_command("attend --phase sideways"), "--phase", "sideways");
     expect(MISUSED, run_command("attend --phase prefill --role dense"), "--q");
     expect(MISUSED, run_command("conformance --filter '('"), "(");
