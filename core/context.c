@@ -125,7 +125,8 @@ static bool fits(const kas_variant *row, const kas_kernel_spec *spec, bool estim
 /* A failure that says nothing of the row: taking another row instead would hide it. */
 static bool is_general(kas_status status)
 {
-    return status == KAS_ERROR_OUT_OF_MEMORY || status == KAS_ERROR_DEVICE_LOST;
+    return status == KAS_ERROR_OUT_OF_MEMORY || status == KAS_ERROR_OUT_OF_DEVICE_MEMORY ||
+           status == KAS_ERROR_DEVICE_LOST;
 }
 
 /*

@@ -63,10 +63,10 @@ static kas_status check_rule_of_lists(const kas_plan_origin *origin, const kas_p
     const uint32_t tile = desc->tile;
     RULE(tile == 0 || tile == 16 || tile == 32 || tile == 64 || tile == 128,
          "tile is %u: it must be 16, 32, 64 or 128", tile);
-    RULE(isfinite(topk->fraction) && topk->fraction >= 0, "topk.fraction is %g: it must be finite and above 0",
+    RULE(isfinite(topk->fraction) && topk->fraction >= 0, "topk.fraction is %g: it must be finite and not negative (0: the default)",
          topk->fraction);
-    RULE(topk->min <= KAS_PLAN_MAX_TOPK, "topk.min is %u: it must be from 1 to %u", topk->min, KAS_PLAN_MAX_TOPK);
-    RULE(topk->round <= KAS_PLAN_MAX_TOPK, "topk.round is %u: it must be from 1 to %u", topk->round,
+    RULE(topk->min <= KAS_PLAN_MAX_TOPK, "topk.min is %u: it must be at most %u (0: the default)", topk->min, KAS_PLAN_MAX_TOPK);
+    RULE(topk->round <= KAS_PLAN_MAX_TOPK, "topk.round is %u: it must be at most %u (0: the default)", topk->round,
          KAS_PLAN_MAX_TOPK);
     RULE(topk->mode == KAS_TOPK_ROLLING || topk->mode == KAS_TOPK_FIXED,
          "topk.mode is %d: it must be 0 (rolling) or 1 (fixed)", (int)topk->mode);

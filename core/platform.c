@@ -4,8 +4,10 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -182,9 +184,19 @@ static kas_status read_open_file(FILE *file, const char *path, uint64_t limit, c
     return KAS_OK;
 }
 
+/* Not blocked by a pipe without a writer, which is refused afterwards as no regular file. */
+static FILE *open_to_read(const char *path)
+{
+    int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    FILE *file = descriptor < 0 ? NULL : fdopen(descriptor, "rb");
+    if (!file && descriptor >= 0)
+        close(descriptor);
+    return file;
+}
+
 kas_status kas_file_read(const char *path, uint64_t limit, char **data, size_t *size)
 {
-    FILE *file = fopen(path, "rb");
+    FILE *file = open_to_read(path);
     if (!file)
         return kas_fail(KAS_ERROR_IO, "%s: %s", path, strerror(errno));
     kas_status status = read_open_file(file, path, limit, data, size);
@@ -192,26 +204,50 @@ kas_status kas_file_read(const char *path, uint64_t limit, char **data, size_t *
     return status;
 }
 
-static bool write_all(const char *path, const void *data, size_t size)
+/* Writes to the descriptor and to the disk behind it, and closes it; 0 or the first errno. */
+static int write_all(int descriptor, const char *data, size_t size)
 {
-    FILE *file = fopen(path, "wb");
-    if (!file)
-        return false;
-    bool written = fwrite(data, 1, size, file) == size;
-    return fclose(file) == 0 && written;
+    int reason = 0;
+    while (size > 0 && !reason) {
+        ssize_t written = write(descriptor, data, size);
+        if (written >= 0) {
+            data += written;
+            size -= (size_t)written;
+        } else if (errno != EINTR) {
+            reason = errno;
+        }
+    }
+    if (!reason && fsync(descriptor) != 0)
+        reason = errno;
+    if (close(descriptor) != 0 && !reason)
+        reason = errno;
+    return reason;
+}
+
+/* A new file beside `path`, of a name that no other writer has; its name is put into `name`. */
+static int create_beside(const char *path, char *name, size_t size)
+{
+    static atomic_uint count;
+    int descriptor;
+    do {
+        snprintf(name, size, "%s.%ld-%u.part", path, (long)getpid(), atomic_fetch_add(&count, 1));
+        descriptor = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    } while (descriptor < 0 && errno == EEXIST);
+    return descriptor;
 }
 
 kas_status kas_file_replace(const char *path, const void *data, size_t size)
 {
-    size_t length = strlen(path) + 32;
+    size_t length = strlen(path) + 48;
     char *temporary = kas_alloc(length, 1);
     if (!temporary)
         return kas_fail_memory();
-    snprintf(temporary, length, "%s.%ld.part", path, (long)getpid());
-    bool replaced = write_all(temporary, data, size) && rename(temporary, path) == 0;
-    int reason = errno;
-    if (!replaced)
-        remove(temporary);
+    int descriptor = create_beside(path, temporary, length);
+    int reason = descriptor < 0 ? errno : write_all(descriptor, data, size);
+    if (!reason && rename(temporary, path) != 0)
+        reason = errno;
+    if (reason && descriptor >= 0)
+        unlink(temporary);
     kas_release(temporary);
-    return replaced ? KAS_OK : kas_fail(KAS_ERROR_IO, "%s: cannot be written: %s", path, strerror(reason));
+    return reason ? kas_fail(KAS_ERROR_IO, "%s: cannot be written: %s", path, strerror(reason)) : KAS_OK;
 }

@@ -97,6 +97,8 @@ static kas_status resolve(const kas_session_desc *given, kas_session_desc *desc)
         if (desc->kv_heads && desc->kv_heads != plan.kv_heads)
             return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "kv_heads is %u, the plan's is %u", desc->kv_heads,
                             plan.kv_heads);
+        if (desc->tile && desc->tile != plan.tile)
+            return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "tile is %u, the plan's is %u", desc->tile, plan.tile);
         desc->heads = plan.heads;
         desc->kv_heads = plan.kv_heads;
         desc->tile = plan.tile;
@@ -256,18 +258,17 @@ static void fill_layer_maps(kas_session *session, const kas_plan *plan, uint32_t
 {
     const kas_session_block *block = &session->block;
     uint32_t kv_heads = block->kv_heads;
-    bool all = block->list_rows == 1;
+    bool single_row = block->list_rows == 1;
     bool mapped = layer < session->layers && session->roles[layer] == KAS_ROLE_REUSE;
     for (uint32_t g = 0; g < kv_heads; g++) {
         uint32_t row = mapped ? plan->head_map[(size_t)layer * kv_heads + g] : g;
-        words[block->head_map_at + layer * kv_heads + g] = all ? 0 : row;
-        words[block->normalizer_map_at + layer * kv_heads + g] = all ? 0 : g;
+        words[block->head_map_at + layer * kv_heads + g] = single_row ? 0 : row;
+        words[block->normalizer_map_at + layer * kv_heads + g] = single_row ? 0 : g;
     }
-    if (layer < session->layers && !all && plan->normalizer_map && session->roles[layer] == KAS_ROLE_ANCHOR)
+    if (layer < session->layers && !single_row && plan->normalizer_map && session->roles[layer] == KAS_ROLE_ANCHOR)
         memcpy(&words[block->normalizer_map_at + layer * kv_heads],
                &plan->normalizer_map[(size_t)(anchor_number(plan, layer) - 1) * kv_heads], kv_heads * sizeof(*words));
-    bool publishes = layer < session->layers &&
-                     (session->roles[layer] == KAS_ROLE_ANCHOR || session->roles[layer] == KAS_ROLE_DENSE_SELECT);
+    bool publishes = layer < session->layers && kas_role_publishes(session->roles[layer]);
     uint32_t count = 0;
     for (uint32_t row = 0; row < block->list_rows; row++)
         if (!publishes || kas_plan_row_is_read(plan, layer, row))

@@ -9,12 +9,21 @@
    devices, and a key count is rounded up in 32 bits. */
 #define KAS_MOST_KEYS (1u << 30)
 
+/* Whether a layer of this role makes lists. */
+static inline bool kas_role_publishes(kas_role role)
+{
+    return role == KAS_ROLE_ANCHOR || role == KAS_ROLE_DENSE_SELECT;
+}
+
 /* The step a phase is in: which layer came last, and the lists that the newest publishing layer left. */
 typedef struct kas_step {
     bool begun;
     uint32_t last_layer;
     bool live; /* lists of this step exist */
-    uint32_t batch, queries, keys; /* the call that made them */
+    uint32_t publisher;            /* the layer that made them */
+    uint32_t batch, queries, keys; /* its call */
+    uint32_t final_len;            /* likewise, with KAS_TOPK_FIXED */
+    uint32_t length_flags;         /* likewise: KAS_CALL_*_LENS */
 } kas_step;
 
 typedef struct kas_loaded_kernel {

@@ -3,7 +3,7 @@
  * written once, as an entry of a list: KAS_SESSION_FIELDS and KAS_CALL_FIELDS expand to the same struct in C, CUDA,
  * OpenCL C and GLSL. All fields are four bytes.
  *
- * Ranges of sequences: a launch covers `seq_count` sequences from `seq_begin` of the call. Per-sequence arrays of the
+ * Ranges of sequences: a launch covers as many sequences as its grid has in z, from `seq_begin` of the call. Per-sequence arrays of the
  * caller (q, out, lse, lengths, page tables, lists) are indexed by the absolute sequence b = seq_begin + z; contiguous
  * k and v and all scratch (scores, logits, partial results) by z, the sequence within the launch.
  */
@@ -24,7 +24,7 @@
 #define KAS_SLOT_Q_STARTS 8   /* i32 [b] */
 #define KAS_SLOT_FINAL_LENS 9 /* i32 [b] */
 #define KAS_SLOT_PAGES 10     /* i32 [b][page_table_stride] */
-#define KAS_SLOT_LISTS 11     /* i32, see lists.h */
+#define KAS_SLOT_LISTS 11     /* i32: packed, or rectangles; see tile.h and "Lists" of docs/PORTING.md */
 #define KAS_SLOT_SCORES 12    /* f32 [z][row][tile][score_stride]: pooled scores */
 #define KAS_SLOT_LOGITS 13    /* f32 [z][row][query row][score_stride]: scaled logits of decode; query rows as in
                                  KAS_SLOT_PART_ML */

@@ -116,9 +116,8 @@ KAS_FN kas_u32 kas_chunk_end(kas_sequence s, kas_u32 tile_begin, kas_u32 tile_co
 }
 
 /*
- * Entry of a tile's list. Packed: within the row of (b, row), capacity entries each. Rectangles of the caller:
- * [b][row][list_tiles][list_width], u counted from the tile of the first query. Both fit 32 bits (checked at session
- * create and at the call), the row index times the capacity may not: see kas_list_row.
+ * First entry of a tile's packed list within its row, which has list_capacity entries; rows follow each other by
+ * (b, row). The entry fits 32 bits (checked when the session is created), the row's number times its capacity may not.
  */
 KAS_FN kas_u32 kas_packed_entry(kas_u32 offset_of_tile, kas_u32 offset_of_first)
 {

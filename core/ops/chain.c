@@ -132,7 +132,7 @@ static kas_status decode_piece(kas_work *work, const kas_piece *piece, void *use
 {
     const chain *c = user;
     bool dense_output = c->role == KAS_ROLE_DENSE || c->role == KAS_ROLE_DENSE_SELECT;
-    bool publishes = c->role == KAS_ROLE_ANCHOR || c->role == KAS_ROLE_DENSE_SELECT;
+    bool publishes = kas_role_publishes(c->role);
     if (dense_output)
         KAS_TRY(kas_launch_attend_split(work, piece, &c->scratch));
     if (publishes && c->rows != 0) {
@@ -172,27 +172,53 @@ static kas_status run_decode(kas_work *work, chain *c)
 
 /* ---- Layers by role ---------------------------------------------------------------------------------------------- */
 
-static kas_status check_step(const kas_work *work, const kas_step *step, bool new_step, kas_role role)
+#define LENGTH_FLAGS (KAS_CALL_Q_LENS | KAS_CALL_KV_LENS | KAS_CALL_FINAL_LENS)
+
+/* The step after a layer has published; the rule of lengths that it used must be that of the layers that read them. */
+static kas_step published_step(const kas_work *work)
 {
-    if (role != KAS_ROLE_REUSE)
-        return KAS_OK;
+    const kas_call *call = &work->base.call;
     uint32_t layer = work->args->layer;
-    if (new_step || !step->live)
-        return kas_fail(KAS_ERROR_STATE, "layer %u reuses lists, but no layer of this step has published any", layer);
+    return (kas_step){.begun = true,
+                      .last_layer = layer,
+                      .live = true,
+                      .publisher = layer,
+                      .batch = work->batch,
+                      .queries = work->queries,
+                      .keys = work->keys,
+                      .final_len = work->session->block.topk_fixed ? call->final_len : 0,
+                      .length_flags = call->flags & LENGTH_FLAGS};
+}
+
+/* A layer reads lists only of the publishing layer before it in the plan: other rows of theirs may not be made. */
+static kas_status check_lists(const kas_work *work, const kas_step *step, bool new_step, const char *what)
+{
+    uint32_t layer = work->args->layer, publisher = layer;
+    do
+        publisher--; /* layer 0 publishes, and reads nothing */
+    while (!kas_role_publishes(work->session->roles[publisher]));
+    if (new_step || !step->live || step->publisher != publisher)
+        return kas_fail(KAS_ERROR_STATE, "layer %u %s of layer %u, which has not published any in this step", layer,
+                        what, publisher);
     if (step->batch != work->batch || step->queries != work->queries || step->keys != work->keys)
-        return kas_fail(KAS_ERROR_STATE,
-                        "layer %u reuses lists made for batch %u, queries %u, keys %u; this call has %u, %u, %u", layer,
-                        step->batch, step->queries, step->keys, work->batch, work->queries, work->keys);
+        return kas_fail(KAS_ERROR_STATE, "layer %u %s made for batch %u, queries %u, keys %u; this call has %u, %u, %u",
+                        layer, what, step->batch, step->queries, step->keys, work->batch, work->queries, work->keys);
+    kas_step own = published_step(work);
+    if (step->final_len != own.final_len)
+        return kas_fail(KAS_ERROR_STATE, "layer %u %s made for final_len %u; this call has %u", layer, what,
+                        step->final_len, own.final_len);
+    if (step->length_flags != own.length_flags)
+        return kas_fail(KAS_ERROR_STATE, "layer %u %s made with other of q_lens, kv_lens and final_lens given", layer,
+                        what);
     return KAS_OK;
 }
 
-/* Estimated normalisers read the lists of the step's previous publishing layer. */
-static kas_status check_estimate(const kas_work *work, const kas_step *step, bool new_step, kas_role role)
+static kas_status check_step(const kas_work *work, const kas_step *step, bool new_step, kas_role role)
 {
-    if (role == KAS_ROLE_ANCHOR && work->session->estimated && work->phase == KAS_PHASE_PREFILL &&
-        (new_step || !step->live))
-        return kas_fail(KAS_ERROR_STATE, "layer %u estimates its normaliser from lists that no layer has published",
-                        work->args->layer);
+    if (role == KAS_ROLE_REUSE)
+        return check_lists(work, step, new_step, "reuses lists");
+    if (role == KAS_ROLE_ANCHOR && work->session->estimated && work->phase == KAS_PHASE_PREFILL)
+        return check_lists(work, step, new_step, "estimates its normaliser from lists");
     return KAS_OK;
 }
 
@@ -207,19 +233,18 @@ static kas_status run_layer(kas_session *session, kas_stream *stream, kas_phase 
                .layer = planned ? args->layer : kas_identity_layer(session),
                .all_dense = is_all_dense(&work),
                .lists = kas_view_published(&work)};
-    bool publishes = c.role == KAS_ROLE_ANCHOR || c.role == KAS_ROLE_DENSE_SELECT;
+    bool publishes = kas_role_publishes(c.role);
     c.rows = publishes ? session->active_counts[c.layer] : 0;
     kas_step *step = &session->steps[phase];
     bool new_step = !step->begun || args->layer <= step->last_layer;
     KAS_TRY(check_step(&work, step, new_step, c.role));
-    KAS_TRY(check_estimate(&work, step, new_step, c.role));
     if (publishes || new_step)
         step->live = false;
     KAS_TRY(phase == KAS_PHASE_DECODE ? run_decode(&work, &c) : run_prefill(&work, &c));
     step->begun = true;
     step->last_layer = args->layer;
     if (publishes)
-        *step = (kas_step){true, args->layer, true, work.batch, work.queries, work.keys};
+        *step = published_step(&work);
     return KAS_OK;
 }
 

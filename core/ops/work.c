@@ -23,6 +23,8 @@ static kas_status check_counts(const kas_work *work)
     if (work->batch > shape->max_batch)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "batch is %u, the session's max_batch is %u", work->batch,
                         shape->max_batch);
+    if (most == 0)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "the session was created without prefill: its max_queries is 0");
     if (work->queries == 0 || work->queries > most)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "queries is %u, needed is 1 to %u (%s)", work->queries, most,
                         decode ? "max_decode_queries" : "max_queries");
@@ -42,7 +44,7 @@ static kas_status check_final(const kas_work *work)
     if (work->session->block.topk_fixed && work->phase == KAS_PHASE_PREFILL && !known &&
         (work->ragged || work->queries != work->keys))
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT,
-                        "final_len is 0: chunked prefill with KAS_TOPK_FIXED needs the final length");
+                        "final_len is 0: ragged or chunked prefill with KAS_TOPK_FIXED needs the final length");
     if (known && args->final_len && args->final_len < work->keys && !work->ragged)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "final_len is %u, less than keys, %u", args->final_len, work->keys);
     return KAS_OK;

@@ -10,8 +10,8 @@
  *    and kas_last_error() holds a sentence for the calling thread.
  *  - Handles are owned by the caller and released by the matching _destroy, which accepts NULL. A context must
  *    outlive its buffers, streams, timers and sessions; a plan may be destroyed once the session exists.
- *  - Descriptors begin with struct_size = sizeof(the struct); every other field may be zero, which means the default
- *    its comment documents.
+ *  - Descriptors begin with struct_size = sizeof(the struct), a guard against a header of another version; every other
+ *    field may be zero, which means the default its comment documents.
  *  - Contexts, plans and buffers may be used by several threads at once; a stream, timer or session by one at a time.
  *  - Sizes and offsets are in bytes, strides in elements, lengths in tokens.
  *  - Symbols in comments: B sequences, H query heads, G key/value heads, R = H/G, D head dimension, T tile size.
@@ -388,10 +388,10 @@ typedef struct kas_session_desc {
     kas_dtype dtype;         /* of q and out; needed: F32, F16 or BF16 */
     kas_dtype kv_dtype;      /* of k and v; 0: dtype. Others: not built yet */
     float scale;             /* of q . k; 0: 1/sqrt(D) */
-    uint32_t tile;           /* without a plan; 0: 32 */
+    uint32_t tile;           /* T; 0: the plan's (otherwise it must equal the plan's), without a plan 32 */
     kas_topk topk;           /* without a plan, or with topk_override */
     int topk_override;       /* 1: `topk` replaces the plan's */
-    kas_pooling pooling;     /* without a plan */
+    kas_pooling pooling;     /* without a plan; a plan's takes its place */
     uint32_t max_batch;      /* sequences in one call; 0: 1 */
     uint32_t max_queries;    /* query tokens of one sequence in one kas_prefill; 0: no prefill */
     uint32_t max_decode_queries; /* in one kas_decode, to 8; 0: 1 */
@@ -471,7 +471,8 @@ typedef struct kas_attention {
     kas_slice q_starts;   /* optional int32 [B]: sequence b's tokens begin at row q_starts[b] of q, out (packed ragged
                              batch); stride[0] is then not used */
     kas_slice final_lens; /* KAS_TOPK_FIXED: optional int32 [B], final lengths; absent: final_len */
-    uint32_t final_len;   /* KAS_TOPK_FIXED: final length of each sequence; 0: `keys` (decode and one-shot prefill) */
+    uint32_t final_len;   /* KAS_TOPK_FIXED: final length of each sequence; 0: `keys` (decode, and prefill that is
+                             neither chunked nor ragged; others need it or final_lens) */
     kas_slice page_table; /* paged: int32 [B, page_table_stride], page numbers in logical order */
     uint32_t page_table_stride; /* entries of a row; 0: ceil(max_keys / page_size) */
     uint32_t page_count;        /* pages in k and v; needed when paged: entries outside count as absent */
@@ -481,8 +482,9 @@ typedef struct kas_attention {
  * One layer of prefill or decode, by the role the plan gives `layer`. Puts work on the stream; allocates nothing,
  * waits for nothing, can be captured (CUDA) or recorded (Vulkan). Layers of a step are called in ascending order; a
  * layer not above the last one begins a new step. Prefill and decode keep separate lists and steps.
- * Errors: INVALID_ARGUMENT with the field and bound; STATE for a reuse layer with no lists in its step; LIMIT;
- * DRIVER; DEVICE_LOST.
+ * The layers between an anchor and the next one get the anchor's batch, queries, keys and lengths.
+ * Errors: INVALID_ARGUMENT with the field and bound; STATE for a reuse layer whose anchor has not published lists for
+ * this batch in this step; LIMIT; DRIVER; DEVICE_LOST.
  */
 KAS_API kas_status kas_prefill(kas_session *session, kas_stream *stream, const kas_attention *args);
 KAS_API kas_status kas_decode(kas_session *session, kas_stream *stream, const kas_attention *args);
@@ -501,7 +503,7 @@ typedef struct kas_lists {
     uint32_t width;
 } kas_lists;
 
-/* Pooled scores in the caller's memory: f32 [B, G, tiles, stride]; only candidates are written. */
+/* Pooled scores in the caller's memory: f32 [B, G, tiles, stride], tiles exactly the call's; only candidates are written. */
 typedef struct kas_scores {
     kas_slice values;
     uint32_t tiles;
@@ -547,7 +549,8 @@ KAS_API kas_status kas_attend_lists(kas_session *session, kas_stream *stream, ka
 /*
  * The newest lists the session published in `phase`: row `row` (a kv head; 0 with KAS_POOLING_ALL_HEADS) of sequence b
  * begins at entry (b * rows + row) * row_capacity of `indices`; the tile at position tile * T at entry
- * tile_offset[tile] - tile_offset[first tile of the call] of the row. Its length is k of its candidates.
+ * tile_offset[tile] - tile_offset[first tile of the call] of the row. Its length is k of its candidates. Rows that no
+ * layer of the plan reads are not made, and undefined.
  */
 typedef struct kas_published_lists {
     uint32_t struct_size;
@@ -665,7 +668,10 @@ KAS_API kas_status kas_calibration_plan(const kas_calibration *calibration, cons
 #define KAS_CHECK_PAGE (1u << 1)   /* a page number was outside the pool: its keys counted as absent */
 #define KAS_CHECK_LIST (1u << 2)   /* a list entry other than -1 was no candidate: counted as absent */
 
-/* Waits for the stream, reads and clears the bits. Errors: DRIVER, DEVICE_LOST. */
+/*
+ * Waits for the stream, reads and clears the bits. Errors: DRIVER, DEVICE_LOST; UNSUPPORTED on a VkCommandBuffer: use
+ * another stream of the context when the command buffer has run.
+ */
 KAS_API kas_status kas_session_check(kas_session *session, kas_stream *stream, uint32_t *bits);
 
 #ifdef __cplusplus

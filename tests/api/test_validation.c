@@ -875,7 +875,40 @@ static void reuse_of_other_shapes(void **state)
     a.keys = 299;
     REFUSED(KAS_ERROR_STATE, kas_prefill(w.session, w.stream, &a), "keys 300", "299");
     a.keys = 300;
+    a.kv_lens = (kas_slice){.buffer = w.integers};
+    REFUSED(KAS_ERROR_STATE, kas_prefill(w.session, w.stream, &a), "layer 1", "kv_lens");
+    a.kv_lens = (kas_slice){0};
     CHECK(kas_prefill(w.session, w.stream, &a));
+}
+
+/* An anchor that was left out: the rows that its followers read may not be among those that the one before it made. */
+static void reuse_of_another_anchor(void **state)
+{
+    (void)state;
+    kas_session *session = make_session(world_session_desc(w.plan));
+    CHECK(run_layer(session, KAS_PHASE_PREFILL, &w.prefill, 0));
+    REFUSED(KAS_ERROR_STATE, run_layer(session, KAS_PHASE_PREFILL, &w.prefill, 4), "layer 4", "layer 2");
+    CHECK(run_layer(session, KAS_PHASE_PREFILL, &w.prefill, 2));
+    CHECK(run_layer(session, KAS_PHASE_PREFILL, &w.prefill, 4));
+    kas_session_destroy(session);
+}
+
+/* With KAS_TOPK_FIXED the number of kept keys follows the final length, which must stay the same. */
+static void reuse_of_another_final_length(void **state)
+{
+    (void)state;
+    kas_session_desc desc = world_session_desc(w.plan);
+    desc.topk_override = 1;
+    desc.topk = (kas_topk){.fraction = 0.1, .min = 16, .round = 16, .mode = KAS_TOPK_FIXED};
+    kas_session *session = make_session(desc);
+    kas_attention a = w.prefill;
+    a.final_len = 310;
+    CHECK(run_layer(session, KAS_PHASE_PREFILL, &a, 0));
+    a.final_len = 320;
+    REFUSED(KAS_ERROR_STATE, run_layer(session, KAS_PHASE_PREFILL, &a, 1), "layer 1", "310", "320");
+    a.final_len = 310;
+    CHECK(run_layer(session, KAS_PHASE_PREFILL, &a, 1));
+    kas_session_destroy(session);
 }
 
 static void sessions_without_a_plan(void **state)
@@ -1076,6 +1109,8 @@ int main(void)
         cmocka_unit_test(scores_of_segments),
         cmocka_unit_test(steps),
         cmocka_unit_test(reuse_of_other_shapes),
+        cmocka_unit_test(reuse_of_another_anchor),
+        cmocka_unit_test(reuse_of_another_final_length),
         cmocka_unit_test(sessions_without_a_plan),
         cmocka_unit_test(estimates_without_lists),
         cmocka_unit_test(small_bindings),

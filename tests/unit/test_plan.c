@@ -157,8 +157,8 @@ static void rules_of_the_lists(void **state)
     REJECTS(f.desc.topk.fraction = -0.5, "topk.fraction is -0.5");
     REJECTS(f.desc.topk.fraction = NAN, "topk.fraction is ");
     REJECTS(f.desc.topk.fraction = INFINITY, "topk.fraction is inf");
-    REJECTS(f.desc.topk.min = (1u << 30) + 1, "topk.min is 1073741825: it must be from 1 to 1073741824");
-    REJECTS(f.desc.topk.round = UINT32_MAX, "topk.round is 4294967295: it must be from 1 to 1073741824");
+    REJECTS(f.desc.topk.min = (1u << 30) + 1, "topk.min is 1073741825: it must be at most 1073741824");
+    REJECTS(f.desc.topk.round = UINT32_MAX, "topk.round is 4294967295: it must be at most 1073741824");
     REJECTS(f.desc.topk.mode = (kas_topk_mode)2, "topk.mode is 2");
     REJECTS(f.desc.pooling = (kas_pooling)2, "pooling is 2");
     REJECTS(f.desc.normalizer = (kas_normalizer)7, "normalizer is 7");
@@ -463,7 +463,7 @@ static void bad_fields(void **state)
         {"\"fraction\": 0.1", "\"fraction\": 1e999", "topk.fraction is inf"},
         {"\"fraction\": 0.1", "\"fraction\": \"0.1\"", "topk.fraction is \"0.1\""},
         {"\"min\": 128", "\"min\": 0", "topk.min is 0: it must be a whole number from 1"},
-        {"\"min\": 128", "\"min\": 2000000000", "topk.min is 2000000000: it must be from 1 to 1073741824"},
+        {"\"min\": 128", "\"min\": 2000000000", "topk.min is 2000000000: it must be at most 1073741824"},
         {"\"round\": 128", "\"round\": 0", "topk.round is 0"},
         {"\"round\": 128", "\"round\": 0.5", "topk.round is 0.5"},
         {"\"rolling\"", "\"sliding\"", "topk.mode is \"sliding\": it must be \"rolling\" or \"fixed\""},
