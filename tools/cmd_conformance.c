@@ -74,7 +74,7 @@ static cJSON *report_json(const conformance_report *report, const char *filter)
     cJSON_AddItemToObject(root, "features", features_json(report->features));
     cJSON_AddStringToObject(root, "version", kas_version());
     cJSON_AddStringToObject(root, "commit", report->commit);
-    cJSON_AddStringToObject(root, "tier", report->quick ? "quick" : "full");
+    cJSON_AddStringToObject(root, "tier", case_tier_name(report->tier));
     cJSON_AddStringToObject(root, "filter", filter ? filter : "");
     cJSON_AddNumberToObject(root, "seed", (double)report->seed);
     cJSON_AddNumberToObject(root, "passed", report->passed);
@@ -139,7 +139,7 @@ static void print_summary(const conformance_report *report)
         if (report->rows[i].passed + report->rows[i].failed == 0)
             printf("untested row %s of %s\n", report->rows[i].variant, report->rows[i].operation);
     printf("%s (%s), driver %s, commit %s, %s tier, seed %" PRIu64 "\n", report->device, report->description,
-           report->driver, report->commit, report->quick ? "quick" : "full", report->seed);
+           report->driver, report->commit, case_tier_name(report->tier), report->seed);
     printf("%u passed, %u failed, %u skipped, %u rows untested, %.1f s\n", report->passed, report->failed,
            report->skipped, report->untested, report->duration_s);
 }
@@ -200,13 +200,14 @@ static kas_status conformance_command(int argc, char **argv)
 {
     conformance_options options = {.device = "cpu"};
     uint32_t seed = 1;
-    bool json = false, table_of_records = false;
+    bool quick = false, small = false, json = false, table_of_records = false;
     const char *path = NULL;
     const args_option table[] = {
         {"--device", "D", "device to test, as `kascade devices` lists it (cpu)", ARGS_TEXT, &options.device},
         {"--filter", "RE", "only cases whose name@row matches an extended regular expression", ARGS_TEXT,
          &options.filter},
-        {"--quick", NULL, "fewer shapes, each case with one storage type", ARGS_FLAG, &options.quick},
+        {"--quick", NULL, "fewer shapes, each case with one storage type", ARGS_FLAG, &quick},
+        {"--small", NULL, "short sequences and few variations, for devices that compute slowly", ARGS_FLAG, &small},
         {"--seed", "N", "seed of every case's numbers (1)", ARGS_U32, &seed, 0, UINT32_MAX},
         {"--threads", "N", "threads of a CPU device (0: one a processor)", ARGS_U32, &options.threads, 0, 1024},
         {"--json", NULL, "print one JSON object: counts, rows and every case", ARGS_FLAG, &json},
@@ -231,6 +232,7 @@ static kas_status conformance_command(int argc, char **argv)
     if (result.operand_count > 0)
         return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "\"%s\": records are taken with --table alone",
                          result.operands[0]);
+    options.tier = small ? CASE_TIER_SMALL : quick ? CASE_TIER_QUICK : CASE_TIER_FULL;
     options.seed = seed;
     return run_cases(&options, json, path);
 }

@@ -292,17 +292,29 @@ kas_status kas_log_sum_exp(kas_session *session, kas_stream *stream, kas_phase p
     return kas_work_pieces(&work, c.scratch.sequences, 1, lse_piece, &c);
 }
 
-/* The caller's scores of one sequence and all its tiles. */
+/* Bytes of the caller's scores of one sequence: all rows and tiles. */
+static uint64_t sequence_scores(const kas_work *work, const chain *c)
+{
+    return (uint64_t)work->session->block.list_rows * work->tiles * c->score_stride * sizeof(float);
+}
+
+/* Kernels index scores by the sequence within the launch. */
+static kas_slice piece_scores(const kas_work *work, const kas_piece *piece, const chain *c)
+{
+    return (kas_slice){c->scores.buffer, c->scores.offset + piece->begin * sequence_scores(work, c)};
+}
+
 static kas_status scores_piece(kas_work *work, const kas_piece *piece, void *user)
 {
     const chain *c = user;
+    const kas_slice scores = piece_scores(work, piece, c);
     uint32_t rows = work->session->block.list_rows;
     if (work->phase == KAS_PHASE_DECODE) {
         KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, rows, true, c->score_stride));
-        return kas_launch_pool(work, piece, &c->scratch, c->layer, rows, &c->scores, c->score_stride);
+        return kas_launch_pool(work, piece, &c->scratch, c->layer, rows, &scores, c->score_stride);
     }
     KAS_TRY(kas_launch_lse(work, piece, c->layer, &c->lse, NULL));
-    return kas_launch_scores(work, piece, c->layer, rows, 0, &c->lse, &c->scores, c->score_stride);
+    return kas_launch_scores(work, piece, c->layer, rows, 0, &c->lse, &scores, c->score_stride);
 }
 
 static kas_status check_scores(const kas_work *work, const kas_scores *scores)
@@ -321,16 +333,25 @@ static kas_status check_scores(const kas_work *work, const kas_scores *scores)
     return kas_work_check_slice(work, "scores.values", &scores->values, size);
 }
 
+static kas_status check_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    uint32_t alignment = work->session->context->info.slice_alignment;
+    if (piece_scores(work, piece, user).offset % alignment == 0)
+        return KAS_OK;
+    return kas_fail(KAS_ERROR_LIMIT, "the scores of sequence %u, with which a launch begins, are not at a multiple of %u bytes",
+                    piece->begin, alignment);
+}
+
 /*
- * Runs a body that reads or writes the caller's scores over all sequences and tiles at once: kernels index scores by
- * the sequence within the launch, so a call whose keys need several launches is refused.
+ * Runs a body that reads or writes the caller's scores over all tiles at once. Where a launch cannot take all sequences
+ * it begins with one whose scores can be bound; nothing is launched when there is none.
  */
 static kas_status run_scored(kas_work *work, uint32_t sequences, chain *c,
                              kas_status (*body)(kas_work *work, const kas_piece *piece, void *user))
 {
-    if (sequences < work->batch || work->kv_count > 1)
-        return kas_fail(KAS_ERROR_LIMIT, "the call's %u sequences do not fit one launch; pass fewer, without segments",
-                        work->batch);
+    while (work->piece_multiple * sequence_scores(work, c) % work->session->context->info.slice_alignment != 0)
+        work->piece_multiple *= 2;
+    KAS_TRY(kas_work_pieces(work, sequences, work->tiles, check_piece, c));
     return kas_work_pieces(work, sequences, work->tiles, body, c);
 }
 
@@ -356,7 +377,8 @@ kas_status kas_pooled_scores(kas_session *session, kas_stream *stream, kas_phase
 static kas_status select_piece(kas_work *work, const kas_piece *piece, void *user)
 {
     const chain *c = user;
-    return kas_launch_select(work, piece, c->layer, work->session->block.list_rows, &c->scores, c->score_stride,
+    const kas_slice scores = piece_scores(work, piece, c);
+    return kas_launch_select(work, piece, c->layer, work->session->block.list_rows, &scores, c->score_stride,
                              &c->lists);
 }
 

@@ -349,6 +349,7 @@ kas_status kas_work_begin(kas_work *work, kas_session *session, kas_stream *stre
         .keys = args->keys || !args->kv_lens.buffer ? args->keys : session->shape.max_keys,
         .ragged = args->q_lens.buffer || args->kv_lens.buffer,
         .kv_count = args->segment_count ? args->segment_count : 1,
+        .piece_multiple = 1,
     };
     KAS_TRY(check_counts(work));
     KAS_TRY(check_final(work));
@@ -395,6 +396,13 @@ kas_status kas_work_pieces(kas_work *work, uint32_t sequences, uint32_t tiles,
     for (uint32_t index = 0; index < work->kv_count; index++) {
         kas_kv run = kv_run(work, index);
         uint32_t most = addressable(work, &run, kas_min_u32(sequences, run.count));
+        if (most < run.count)
+            most -= most % work->piece_multiple;
+        if (most == 0)
+            return kas_fail(KAS_ERROR_LIMIT,
+                            "a launch cannot take %u sequences and, by the stride of the scores, begins at every %u-th only: "
+                            "pass fewer sequences, or scores with a stride that is a multiple of 64",
+                            run.count, work->piece_multiple);
         for (uint32_t skip = 0; skip < run.count; skip += most) {
             kas_piece piece = {first + skip, kas_min_u32(most, run.count - skip), 0, 0};
             KAS_TRY(bind_piece(work, &run, skip, &piece));

@@ -31,7 +31,8 @@ typedef struct kas_work {
     uint32_t tiles; /* that the call's sequences can touch */
     bool ragged;    /* lengths lie on the device */
     kas_launch base;
-    uint32_t kv_count; /* runs of sequences: the call's k and v, or its segments */
+    uint32_t kv_count;       /* runs of sequences: the call's k and v, or its segments */
+    uint32_t piece_multiple; /* pieces of a run begin at multiples of so many sequences */
 } kas_work;
 
 /* Sequences [begin, begin + count) and tiles [tile_begin, tile_begin + tile_count) that one set of launches covers. */

@@ -21,6 +21,7 @@ typedef struct shape {
 
 /* The first shape is the one that takes every variation. */
 static const shape quick_shapes[] = {{2, 4, 128, 32}, {2, 1, 64, 64}, {1, 8, 80, 16}, {3, 3, 37, 32}};
+static const shape small_shapes[] = {{2, 3, 32, 16}, {1, 1, 37, 32}, {1, 8, 16, 32}, {1, 16, 24, 16}};
 static const shape full_shapes[] = {
     {2, 4, 128, 32},  {2, 1, 64, 64},  {1, 8, 80, 16},  {3, 3, 37, 32},  {2, 4, 128, 128}, {1, 16, 256, 16},
     {2, 2, 96, 128},  {2, 3, 40, 64},  {1, 1, 1, 32},   {4, 2, 16, 16},  {1, 7, 192, 32},  {2, 8, 64, 32},
@@ -53,7 +54,8 @@ typedef struct variation {
     kas_normalizer normalizer;
     kas_topk topk; /* zero: the small rule below */
     float scale;
-    bool slow; /* full tier alone */
+    bool slow;  /* full tier alone */
+    bool small; /* in the small tier as well */
 } variation;
 
 /* Keeps few enough keys that short texts have sparse tiles. */
@@ -61,8 +63,8 @@ static const kas_topk small_rule = {.fraction = 0.1, .min = 16, .round = 8};
 
 /* Of every shape and storage type. */
 static const variation common[] = {
-    {"plain", EVERY, BOTH, LENGTHS_PLAIN},
-    {"ragged", EVERY, BOTH, LENGTHS_RAGGED, CASE_PADDED | CASE_WITH_LSE},
+    {"plain", EVERY, BOTH, LENGTHS_PLAIN, .small = true},
+    {"ragged", EVERY, BOTH, LENGTHS_RAGGED, CASE_PADDED | CASE_WITH_LSE, .small = true},
 };
 
 /* Of the first shape. */
@@ -72,65 +74,66 @@ static const variation special[] = {
     {"one_key", KEYED, BOTH, LENGTHS_ONE, CASE_WITH_LSE},
     {"long", EVERY, BOTH, LENGTHS_LONG, CASE_WITH_LSE | CASE_REPEAT},
     {"repeat", KEYED, BOTH, LENGTHS_RAGGED, CASE_REPEAT},
-    {"starts", ATTENTION | OPERATION(LSE), BOTH, LENGTHS_RAGGED, CASE_STARTS | CASE_WITH_LSE},
-    {"head_major", KEYED, BOTH, LENGTHS_OFFSET, CASE_HEAD_MAJOR | CASE_WITH_LSE},
-    {"misaligned", KEYED, BOTH, LENGTHS_OFFSET, CASE_MISALIGNED},
+    {"starts", ATTENTION | OPERATION(LSE), BOTH, LENGTHS_RAGGED, CASE_STARTS | CASE_WITH_LSE, .small = true},
+    {"head_major", KEYED, BOTH, LENGTHS_OFFSET, CASE_HEAD_MAJOR | CASE_WITH_LSE, .small = true},
+    {"misaligned", KEYED, BOTH, LENGTHS_OFFSET, CASE_MISALIGNED, .small = true},
     {"padded", KEYED, BOTH, LENGTHS_OFFSET, CASE_PADDED | CASE_MISALIGNED},
-    {"segments", ATTENTION | OPERATION(LSE), BOTH, LENGTHS_RAGGED, CASE_SEGMENTS | CASE_WITH_LSE},
+    {"segments", ATTENTION | OPERATION(LSE), BOTH, LENGTHS_RAGGED, CASE_SEGMENTS | CASE_WITH_LSE, .small = true},
     {"segments_alike", ATTENTION, BOTH, LENGTHS_BATCH, CASE_SEGMENTS | CASE_PADDED | CASE_MISALIGNED},
     {"default_keys", ATTENTION, BOTH, LENGTHS_RAGGED, CASE_DEFAULT_KEYS | CASE_ROOM},
     {"room", EVERY, BOTH, LENGTHS_OFFSET, CASE_ROOM},
-    {"tight", OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, CASE_TIGHT | CASE_WITH_LSE},
+    {"tight", OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, CASE_TIGHT | CASE_WITH_LSE, .small = true},
     {"tight_alike", OPERATION(LAYERS), BOTH, LENGTHS_BATCH, CASE_TIGHT},
     {"tight_own", OPERATION(LAYERS), BOTH, LENGTHS_OFFSET, CASE_TIGHT | CASE_OWN_MEMORY},
-    {"own_memory", EVERY, BOTH, LENGTHS_RAGGED, CASE_OWN_MEMORY},
-    {"bad_lengths", EVERY, BOTH, LENGTHS_HOLES, CASE_BAD_LENGTHS | CASE_WITH_LSE},
+    {"own_memory", EVERY, BOTH, LENGTHS_RAGGED, CASE_OWN_MEMORY, .small = true},
+    {"bad_lengths", EVERY, BOTH, LENGTHS_HOLES, CASE_BAD_LENGTHS | CASE_WITH_LSE, .small = true},
     {"holes", EVERY, BOTH, LENGTHS_HOLES, CASE_WITH_LSE},
     {"keyless", EVERY, BOTH, LENGTHS_KEYLESS, CASE_WITH_LSE},
     {"keyless_page16", KEYED, BOTH, LENGTHS_KEYLESS, CASE_WITH_LSE, .page_size = 16, .slow = true},
     {"keyless_estimated", OPERATION(LAYERS), PREFILL, LENGTHS_KEYLESS, CASE_WITH_LSE,
      .normalizer = KAS_NORMALIZER_ESTIMATED},
     {"starts_bad", KEYED, BOTH, LENGTHS_HOLES, CASE_STARTS | CASE_BAD_STARTS | CASE_WITH_LSE},
-    {"bad_lists", OPERATION(LISTS) | OPERATION(MASS), BOTH, LENGTHS_RAGGED, CASE_BAD_LISTS | CASE_WITH_LSE},
-    {"mapped", OPERATION(LISTS), BOTH, LENGTHS_OFFSET, CASE_MAPPED},
+    {"bad_lists", OPERATION(LISTS) | OPERATION(MASS), BOTH, LENGTHS_RAGGED, CASE_BAD_LISTS | CASE_WITH_LSE,
+     .small = true},
+    {"mapped", OPERATION(LISTS), BOTH, LENGTHS_OFFSET, CASE_MAPPED, .small = true},
     {"page16", KEYED, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .page_size = 16},
     {"page16_bad", KEYED, BOTH, LENGTHS_RAGGED, CASE_BAD_PAGES | CASE_WITH_LSE, .page_size = 16},
-    {"page7", KEYED, BOTH, LENGTHS_RAGGED, CASE_PADDED | CASE_MISALIGNED, .page_size = 7},
+    {"page7", KEYED, BOTH, LENGTHS_RAGGED, CASE_PADDED | CASE_MISALIGNED, .page_size = 7, .small = true},
     {"page1", KEYED, BOTH, LENGTHS_RAGGED, CASE_WITH_LSE, .page_size = 1, .slow = true},
     {"page64", KEYED, BOTH, LENGTHS_RAGGED, CASE_HEAD_MAJOR, .page_size = 64, .slow = true},
     {"page64_bad", KEYED, BOTH, LENGTHS_BATCH, CASE_BAD_PAGES | CASE_WITH_LSE, .page_size = 64, .slow = true},
     {"nan_q", KEYED, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .nan = CASE_NAN_Q},
-    {"nan_k", KEYED, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .nan = CASE_NAN_K},
-    {"nan_v", ATTENTION, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .nan = CASE_NAN_V},
-    {"coarse", EVERY, BOTH, LENGTHS_OFFSET, .values = CASE_COARSE},
+    {"nan_k", KEYED, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .nan = CASE_NAN_K, .small = true},
+    {"nan_v", ATTENTION, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .nan = CASE_NAN_V, .small = true},
+    {"coarse", EVERY, BOTH, LENGTHS_OFFSET, .values = CASE_COARSE, .small = true},
     {"equal", EVERY, BOTH, LENGTHS_OFFSET, .values = CASE_EQUAL},
     {"peaked", ATTENTION | OPERATION(LSE), BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .values = CASE_PEAKED},
     {"special", OPERATION(SELECT), BOTH, LENGTHS_OFFSET, .values = CASE_SPECIAL},
-    {"special_ragged", OPERATION(SELECT), BOTH, LENGTHS_RAGGED, .values = CASE_SPECIAL},
+    {"special_ragged", OPERATION(SELECT), BOTH, LENGTHS_RAGGED, .values = CASE_SPECIAL, .small = true},
     {"scale", OPERATION(ATTEND) | OPERATION(SCORES), BOTH, LENGTHS_OFFSET, .scale = 0.03f},
     {"all_heads", EVERY & ~(OPERATION(ATTEND) | OPERATION(LSE)), BOTH, LENGTHS_RAGGED, CASE_WITH_LSE,
-     .pooling = KAS_POOLING_ALL_HEADS},
-    {"estimated", OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, .normalizer = KAS_NORMALIZER_ESTIMATED},
+     .pooling = KAS_POOLING_ALL_HEADS, .small = true},
+    {"estimated", OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, .normalizer = KAS_NORMALIZER_ESTIMATED, .small = true},
     {"estimated_tight", OPERATION(LAYERS), PREFILL, LENGTHS_OFFSET, CASE_TIGHT, .normalizer = KAS_NORMALIZER_ESTIMATED},
     {"estimated_all", OPERATION(LAYERS), PREFILL, LENGTHS_OFFSET, .normalizer = KAS_NORMALIZER_ESTIMATED,
      .pooling = KAS_POOLING_ALL_HEADS},
     {"estimated_page16", OPERATION(LAYERS), PREFILL, LENGTHS_OFFSET, .normalizer = KAS_NORMALIZER_ESTIMATED,
      .page_size = 16},
-    {"chunks", OPERATION(LAYERS), PREFILL, LENGTHS_CHUNKS, CASE_WITH_LSE},
+    {"chunks", OPERATION(LAYERS), PREFILL, LENGTHS_CHUNKS, CASE_WITH_LSE, .small = true},
     {"resumed", OPERATION(LAYERS), PREFILL, LENGTHS_RESUMED, CASE_PADDED},
     {"chunks_fixed", OPERATION(LAYERS), PREFILL, LENGTHS_CHUNKS, .topk = {0.1, 16, 8, KAS_TOPK_FIXED}},
     {"fixed", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_OFFSET, CASE_ROOM,
      .topk = {0.1, 16, 8, KAS_TOPK_FIXED}},
     {"final_lens", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, CASE_FINAL_LENS,
-     .topk = {0.1, 16, 8, KAS_TOPK_FIXED}},
-    {"keep_all", EVERY, BOTH, LENGTHS_OFFSET, .topk = {1.0, 1, 1}},
+     .topk = {0.1, 16, 8, KAS_TOPK_FIXED}, .small = true},
+    {"keep_all", EVERY, BOTH, LENGTHS_OFFSET, .topk = {1.0, 1, 1}, .small = true},
     {"keep_most", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_OFFSET, .topk = {0.999, 1, 1}},
     {"keep_one", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_OFFSET, .topk = {1e-9, 1, 1}},
     {"keep_quarter", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, .topk = {0.25, 3, 1}},
     {"keep_min", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, .topk = {0.01, 4096, 64}},
     {"keep_usual", OPERATION(SELECT) | OPERATION(LAYERS), BOTH, LENGTHS_RAGGED, .topk = {0.1, 128, 128}},
     {"together", OPERATION(LAYERS), BOTH, LENGTHS_RAGGED,
-     CASE_STARTS | CASE_PADDED | CASE_MISALIGNED | CASE_WITH_LSE | CASE_ROOM | CASE_SEGMENTS},
+     CASE_STARTS | CASE_PADDED | CASE_MISALIGNED | CASE_WITH_LSE | CASE_ROOM | CASE_SEGMENTS, .small = true},
 };
 
 /* ---- Lengths --------------------------------------------------------------------------------------------------- */
@@ -196,6 +199,29 @@ static void set_prefill(conformance_case *c, lengths chosen)
         add_sequence(c, 3 * tile + 5, 9 * tile + 5);
         c->chunk = 2 * tile;
         break;
+    }
+}
+
+/* The small tier: whatever is asked for, a few tiles or one long sequence among others. */
+static void set_small(conformance_case *c, lengths chosen)
+{
+    uint32_t tile = c->tile;
+    bool decode = c->phase == KAS_PHASE_DECODE;
+    if (chosen == LENGTHS_RAGGED || chosen == LENGTHS_HOLES) {
+        add_sequence(c, 1, 1);
+        add_sequence(c, decode ? 3 : tile + 1, decode ? 33 : tile + 1);
+        add_sequence(c, 0, 40);
+        add_sequence(c, decode ? 8 : 7, decode ? 139 : 3 * tile + 9);
+        add_sequence(c, 0, 0);
+        add_sequence(c, 1, 211);
+    } else if (chosen == LENGTHS_OFFSET) {
+        for (int i = 0; i < 2; i++)
+            add_sequence(c, decode ? 3 : tile + 5, 4 * tile + 9);
+    } else if (chosen == LENGTHS_CHUNKS && !decode) {
+        add_sequence(c, 4 * tile + 9, 4 * tile + 9);
+        c->chunk = 2 * tile;
+    } else {
+        add_sequence(c, decode ? 1 : 2 * tile + 21, decode ? 333 : 2 * tile + 21);
     }
 }
 
@@ -276,9 +302,15 @@ static uint64_t seed_of(const char *name, uint64_t seed)
 
 /* ---- The list -------------------------------------------------------------------------------------------------- */
 
+const char *case_tier_name(case_tier tier)
+{
+    return tier == CASE_TIER_FULL ? "full" : tier == CASE_TIER_QUICK ? "quick" : "small";
+}
+
 typedef struct case_list {
     conformance_case *cases;
     uint32_t count, room;
+    case_tier tier;
     uint64_t seed;
 } case_list;
 
@@ -322,7 +354,9 @@ static void add_case(case_list *list, const shape *s, kas_dtype dtype, kas_phase
         .values = v->values,
         .nan = v->nan,
     };
-    if (phase == KAS_PHASE_PREFILL)
+    if (list->tier == CASE_TIER_SMALL)
+        set_small(c, v->lengths);
+    else if (phase == KAS_PHASE_PREFILL)
         set_prefill(c, v->lengths);
     else
         set_decode(c, v->lengths);
@@ -336,7 +370,8 @@ static const kas_dtype dtypes[] = {KAS_DTYPE_F32, KAS_DTYPE_F16, KAS_DTYPE_BF16}
 /* Which storage types a set of variations runs with. */
 typedef enum dtype_choice {
     DTYPE_EACH,
-    DTYPE_IN_TURN /* one for each case, so that all of them have their share */
+    DTYPE_BY_CASE, /* one for each case, so that all of them have their share */
+    DTYPE_BY_SET   /* one for all operations of a shape and variation: fewer kernels */
 } dtype_choice;
 
 static void add_operation(case_list *list, const shape *s, case_operation operation, const variation *v, size_t turn,
@@ -348,14 +383,17 @@ static void add_operation(case_list *list, const shape *s, case_operation operat
                 add_case(list, s, dtypes[d], (kas_phase)phase, operation, v);
 }
 
-static void add_variations(case_list *list, const shape *s, const variation *variations, size_t count, bool quick,
-                           dtype_choice choice)
+static void add_variations(case_list *list, const shape *s, const variation *variations, size_t count,
+                           dtype_choice choice, size_t set)
 {
     for (size_t n = 0; n < count; n++) {
         const variation *v = &variations[n];
-        for (size_t operation = CASE_ATTEND; operation <= CASE_LAYERS && !(v->slow && quick); operation++)
+        if ((v->slow && list->tier != CASE_TIER_FULL) || (!v->small && list->tier == CASE_TIER_SMALL))
+            continue;
+        for (size_t operation = CASE_ATTEND; operation <= CASE_LAYERS; operation++)
             if (v->operations & 1u << operation)
-                add_operation(list, s, (case_operation)operation, v, n + operation, choice);
+                add_operation(list, s, (case_operation)operation, v, n + (choice == DTYPE_BY_SET ? set : operation),
+                              choice);
     }
 }
 
@@ -372,16 +410,25 @@ static void add_far(case_list *list)
     }
 }
 
-conformance_case *cases_make(bool quick, uint64_t seed, uint32_t *count)
+#define SHAPES(array) {array, sizeof(array) / sizeof(shape)}
+
+conformance_case *cases_make(case_tier tier, uint64_t seed, uint32_t *count)
 {
-    const shape *shapes = quick ? quick_shapes : full_shapes;
-    size_t shape_count = quick ? sizeof(quick_shapes) / sizeof(shape) : sizeof(full_shapes) / sizeof(shape);
-    case_list list = {.seed = seed};
-    for (size_t s = 0; s < shape_count; s++)
-        add_variations(&list, &shapes[s], common, sizeof(common) / sizeof(common[0]), quick, DTYPE_EACH);
-    add_variations(&list, &shapes[0], special, sizeof(special) / sizeof(special[0]), quick,
-                   quick ? DTYPE_IN_TURN : DTYPE_EACH);
-    if (!quick)
+    static const struct {
+        const shape *shapes;
+        size_t count;
+    } tiers[] = {[CASE_TIER_FULL] = SHAPES(full_shapes),
+                 [CASE_TIER_QUICK] = SHAPES(quick_shapes),
+                 [CASE_TIER_SMALL] = SHAPES(small_shapes)};
+    const shape *shapes = tiers[tier].shapes;
+    case_list list = {.tier = tier, .seed = seed};
+    for (size_t s = 0; s < tiers[tier].count; s++)
+        add_variations(&list, &shapes[s], common, sizeof(common) / sizeof(common[0]),
+                       tier == CASE_TIER_SMALL ? DTYPE_BY_SET : DTYPE_EACH, s);
+    static const dtype_choice choices[] = {
+        [CASE_TIER_FULL] = DTYPE_EACH, [CASE_TIER_QUICK] = DTYPE_BY_CASE, [CASE_TIER_SMALL] = DTYPE_BY_SET};
+    add_variations(&list, &shapes[0], special, sizeof(special) / sizeof(special[0]), choices[tier], 0);
+    if (tier == CASE_TIER_FULL)
         add_far(&list);
     *count = list.count;
     return list.cases;

@@ -72,8 +72,17 @@ typedef struct conformance_case {
     uint64_t seed;
 } conformance_case;
 
+typedef enum case_tier {
+    CASE_TIER_FULL,
+    CASE_TIER_QUICK, /* fewer shapes, each variation with one storage type */
+    CASE_TIER_SMALL  /* short sequences and few variations, for devices that compute slowly */
+} case_tier;
+
+/* "full", "quick" or "small". */
+const char *case_tier_name(case_tier tier);
+
 /* The cases of a tier, `count` of them, for free(). */
-conformance_case *cases_make(bool quick, uint64_t seed, uint32_t *count);
+conformance_case *cases_make(case_tier tier, uint64_t seed, uint32_t *count);
 
 /* The library's operations that a case is meant to exercise, as a NULL-terminated list of names. */
 const char *const *cases_operations(const conformance_case *c);

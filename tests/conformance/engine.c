@@ -250,7 +250,7 @@ static void run_case(engine *e, const conformance_case *c)
 static void run_all(engine *e)
 {
     uint32_t count;
-    conformance_case *cases = cases_make(e->options->quick, e->options->seed, &count);
+    conformance_case *cases = cases_make(e->options->tier, e->options->seed, &count);
     for (uint32_t n = 0; n < count; n++)
         for (uint32_t i = 0; i < e->forced_count; i++)
             e->planned += is_wanted(e, &cases[n], e->forced[i].name);
@@ -289,7 +289,7 @@ kas_status conformance_run(const conformance_options *options, conformance_repor
 {
     engine e = {.options = options, .report = report};
     double begun = seconds();
-    *report = (conformance_report){.quick = options->quick, .seed = options->seed, .commit = CONFORMANCE_COMMIT};
+    *report = (conformance_report){.tier = options->tier, .seed = options->seed, .commit = CONFORMANCE_COMMIT};
     if (options->filter && regcomp(&e.filter, options->filter, REG_EXTENDED | REG_NOSUB) != 0)
         return fail(KAS_ERROR_INVALID_ARGUMENT, "the filter \"%s\" is no extended regular expression", options->filter);
     kas_status status = run_device(&e);

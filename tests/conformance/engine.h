@@ -5,6 +5,7 @@
 #ifndef CONFORMANCE_ENGINE_H
 #define CONFORMANCE_ENGINE_H
 
+#include "../cases/cases.h"
 #include "result.h"
 
 #include <kascade/kascade.h>
@@ -12,7 +13,7 @@
 typedef struct conformance_options {
     const char *device;
     const char *filter; /* extended regular expression on "case@variant"; NULL: all */
-    bool quick;
+    case_tier tier;
     uint64_t seed;
     uint32_t threads; /* of a CPU context; 0: all */
     /* Called after each case, with the number done and about how many there are; may be NULL. */
@@ -32,7 +33,7 @@ typedef struct conformance_report {
     char device[32], driver[128], description[128];
     uint64_t features;  /* KAS_FEATURE_* */
     const char *commit; /* of the build; "unknown" outside a repository */
-    bool quick;
+    case_tier tier;
     uint64_t seed;
     uint32_t passed, failed, skipped, untested; /* untested: usable rows that no case forced */
     double duration_s;

@@ -18,7 +18,9 @@ int main(int argc, char **argv)
     conformance_options options = {.device = "cpu", .seed = 1, .progress = print_result};
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0)
-            options.quick = true;
+            options.tier = CASE_TIER_QUICK;
+        else if (strcmp(argv[i], "--small") == 0)
+            options.tier = CASE_TIER_SMALL;
         else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc)
             options.device = argv[++i];
         else if (strcmp(argv[i], "--filter") == 0 && i + 1 < argc)
@@ -26,7 +28,7 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
             options.seed = strtoull(argv[++i], NULL, 0);
         else {
-            fprintf(stderr, "usage: %s [--device D] [--filter RE] [--quick] [--seed N]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--device D] [--filter RE] [--quick | --small] [--seed N]\n", argv[0]);
             return 2;
         }
     }
@@ -39,7 +41,7 @@ int main(int argc, char **argv)
         if (report.rows[i].passed + report.rows[i].failed == 0)
             printf("untested: row %s of %s\n", report.rows[i].variant, report.rows[i].operation);
     printf("%s (%s tier, seed %llu): %u passed, %u failed, %u skipped, %u rows untested, %.1f s\n", report.device,
-           report.quick ? "quick" : "full", (unsigned long long)report.seed, report.passed, report.failed,
+           case_tier_name(report.tier), (unsigned long long)report.seed, report.passed, report.failed,
            report.skipped, report.untested, report.duration_s);
     bool succeeded = conformance_succeeded(&report);
     conformance_report_free(&report);
