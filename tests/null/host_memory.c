@@ -9,11 +9,14 @@
 
 #define GUARD_WORD 0x6b6173636164656bu
 
-/* Lies in front of a block, at the end of a prefix as large as the block's alignment. */
+/* Lies in front of a block. */
 typedef struct block_tag {
     uint64_t size;
     uint64_t guard;
 } block_tag;
+
+/* From the start of the memory to the block: the library's alignment, which a release is not told. */
+#define PREFIX 64u
 
 static _Atomic uint64_t asked, failing, blocks, mismatches;
 
@@ -22,28 +25,15 @@ static block_tag *tag_of(void *pointer)
     return (block_tag *)pointer - 1;
 }
 
-static size_t prefix_of(size_t alignment)
-{
-    return alignment < sizeof(block_tag) ? sizeof(block_tag) : alignment;
-}
-
-/* Released blocks keep no alignment: the library asks for the same one always, which the first call sets. */
-static _Atomic size_t prefix;
-
 static void *allocate(void *user, size_t size, size_t alignment)
 {
     (void)user;
-    if (atomic_fetch_add(&asked, 1) + 1 == atomic_load(&failing))
+    if (atomic_fetch_add(&asked, 1) + 1 == atomic_load(&failing) || alignment > PREFIX)
         return NULL;
-    size_t expected = 0;
-    atomic_compare_exchange_strong(&prefix, &expected, prefix_of(alignment));
-    if (prefix_of(alignment) != atomic_load(&prefix))
-        return NULL;
-    unsigned char *memory =
-        aligned_alloc(alignment, (prefix_of(alignment) + size + alignment - 1) / alignment * alignment);
+    unsigned char *memory = aligned_alloc(PREFIX, (PREFIX + size + PREFIX - 1) / PREFIX * PREFIX);
     if (!memory)
         return NULL;
-    unsigned char *block = memory + prefix_of(alignment);
+    unsigned char *block = memory + PREFIX;
     *tag_of(block) = (block_tag){size, GUARD_WORD};
     memset(block, 0xa5, size);
     atomic_fetch_add(&blocks, 1);
@@ -60,7 +50,7 @@ static void release(void *user, void *pointer, size_t size)
     }
     tag->guard = 0;
     atomic_fetch_sub(&blocks, 1);
-    free((unsigned char *)pointer - atomic_load(&prefix));
+    free((unsigned char *)pointer - PREFIX);
 }
 
 void host_memory_install(void)
