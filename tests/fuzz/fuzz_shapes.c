@@ -52,7 +52,7 @@ static void choose_rule(conformance_case *c, fuzz_input *input)
 static void choose_ragged(conformance_case *c, uint32_t most_queries, fuzz_input *input)
 {
     for (uint32_t b = 0; b < c->batch; b++) {
-        uint32_t queries = input_range(input, 0, most_queries), before = input_range(input, 0, 250);
+        uint32_t queries = input_range(input, 0, most_queries), before = input_range(input, 0, 160);
         bool keyless = input_byte(input) % 8 == 0;
         c->q_len[b] = queries;
         c->kv_len[b] = keyless ? 0 : queries + before;
@@ -65,14 +65,14 @@ static void choose_ragged(conformance_case *c, uint32_t most_queries, fuzz_input
 
 static void choose_lengths(conformance_case *c, fuzz_input *input)
 {
-    uint32_t most_queries = c->phase == KAS_PHASE_DECODE ? KAS_MAX_DECODE_QUERIES : 70;
+    uint32_t most_queries = c->phase == KAS_PHASE_DECODE ? KAS_MAX_DECODE_QUERIES : 50;
     c->batch = 1 + input_byte(input) % 4;
     c->traits |= input_byte(input) % 2 ? CASE_LENS : 0;
     if (c->traits & CASE_LENS) {
         choose_ragged(c, most_queries, input);
         return;
     }
-    uint32_t queries = input_range(input, 1, most_queries), before = input_range(input, 0, 250);
+    uint32_t queries = input_range(input, 1, most_queries), before = input_range(input, 0, 160);
     for (uint32_t b = 0; b < c->batch; b++) {
         c->q_len[b] = queries;
         c->kv_len[b] = queries + before;
