@@ -420,7 +420,11 @@ kas_status kas_pooled_mass(kas_session *session, kas_stream *stream, kas_phase p
     chain c = {.scores = scores->values, .score_stride = scores->stride, .mass = *mass};
     KAS_TRY(kas_view_given(&work, lists, 0, &c.lists));
     c.lists.flags = KAS_CALL_LISTS_GIVEN;
-    return run_scored(&work, session->context->info.max_group_count[2], &c, mass_piece);
+    uint32_t most = session->context->info.max_group_count[2];
+    if (work.batch > most) /* kernels index the sums by the sequence within the launch */
+        return kas_fail(KAS_ERROR_LIMIT, "batch is %u, a launch on %s takes %u sequences at most", work.batch,
+                        session->context->info.name, most);
+    return run_scored(&work, most, &c, mass_piece);
 }
 
 kas_status kas_attend_lists(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args,

@@ -195,9 +195,15 @@ static kas_status bind_rows(kas_work *work, uint32_t slot, const char *name, con
     return bind_tensor(work, &work->base, slot, name, tensor, found.extent, base);
 }
 
+/* Operations without keys take all sequences as one run. */
+static bool has_segments(const kas_work *work)
+{
+    return work->args->segment_count != 0 && (work->needs & KAS_NEEDS_K);
+}
+
 static kas_kv kv_run(const kas_work *work, uint32_t index)
 {
-    if (work->args->segment_count) {
+    if (has_segments(work)) {
         const kas_kv_segment *segment = &work->args->segments[index];
         return (kas_kv){segment->count, segment->k, segment->v};
     }
@@ -348,9 +354,9 @@ kas_status kas_work_begin(kas_work *work, kas_session *session, kas_stream *stre
         .queries = args->queries || !decode ? args->queries : 1,
         .keys = args->keys || !args->kv_lens.buffer ? args->keys : session->shape.max_keys,
         .ragged = args->q_lens.buffer || args->kv_lens.buffer,
-        .kv_count = args->segment_count ? args->segment_count : 1,
         .piece_multiple = 1,
     };
+    work->kv_count = has_segments(work) ? args->segment_count : 1;
     KAS_TRY(check_counts(work));
     KAS_TRY(check_final(work));
     work->tiles = decode ? 1 : kas_call_tiles(work->queries, work->keys, session->block.tile, work->ragged);

@@ -800,24 +800,47 @@ static void scores_of_a_great_stride(void **state)
     kas_session_destroy(session);
 }
 
-/* Scores of sequences in buffers of their own are those of one buffer. */
+/* All that is made of scores for one batch: the scores, lists chosen by them, and their sums over the lists. */
+typedef struct scored {
+    float scores[WORLD_BATCH * WORLD_KV_HEADS * WORLD_KEYS];
+    int32_t lists[WORLD_BATCH * WORLD_KV_HEADS * WORLD_KEYS];
+    float mass[WORLD_BATCH * WORLD_KV_HEADS * (WORLD_KV_HEADS + 1)];
+} scored;
+
+static void run_scored(kas_session *session, const kas_attention *args, scored *result)
+{
+    kas_scores scores = world_scores(&w, KAS_PHASE_DECODE);
+    kas_lists lists = world_lists(&w, KAS_PHASE_DECODE);
+    kas_slice mass = {.buffer = w.lse};
+    CHECK(kas_buffer_fill(w.stream, w.scores, 0, sizeof(result->scores), 0xff));
+    CHECK(kas_buffer_fill(w.stream, w.lists, 0, sizeof(result->lists), 0xff));
+    CHECK(kas_buffer_fill(w.stream, w.lse, 0, sizeof(result->mass), 0xff));
+    CHECK(kas_pooled_scores(session, w.stream, KAS_PHASE_DECODE, args, &scores));
+    CHECK(kas_select(session, w.stream, KAS_PHASE_DECODE, args, &scores, &lists));
+    CHECK(kas_pooled_mass(session, w.stream, KAS_PHASE_DECODE, args, &scores, &lists, &mass));
+    CHECK(kas_buffer_read(w.stream, w.scores, 0, result->scores, sizeof(result->scores)));
+    CHECK(kas_buffer_read(w.stream, w.lists, 0, result->lists, sizeof(result->lists)));
+    CHECK(kas_buffer_read(w.stream, w.lse, 0, result->mass, sizeof(result->mass)));
+}
+
+/* Scores of sequences in buffers of their own are those of one buffer, and so is what follows from them. */
 static void scores_of_segments(void **state)
 {
     (void)state;
-    enum { FLOATS = WORLD_BATCH * WORLD_KV_HEADS * WORLD_KEYS };
-    float whole[FLOATS], parts[FLOATS];
+    static scored whole, parts;
+    kas_session_desc desc = world_session_desc(NULL);
+    desc.heads = WORLD_HEADS;
+    desc.kv_heads = WORLD_KV_HEADS;
+    kas_session *session = make_session(desc);
     kas_kv_segment segments[2] = {{1, w.prefill.k, w.prefill.v}, {1, w.prefill.k, w.prefill.v}};
-    kas_attention a = w.decode;
-    kas_scores scores = world_scores(&w, KAS_PHASE_DECODE);
     segments[1].k.offset = segments[1].v.offset = WORLD_KEYS * WORLD_KV_HEADS * WORLD_HEAD_DIM * sizeof(float);
-    CHECK(kas_pooled_scores(w.session, w.stream, KAS_PHASE_DECODE, &a, &scores));
-    CHECK(kas_buffer_read(w.stream, w.scores, 0, whole, sizeof(whole)));
-    CHECK(kas_buffer_fill(w.stream, w.scores, 0, sizeof(whole), 0xff));
+    kas_attention a = w.decode;
+    run_scored(session, &a, &whole);
     a.segments = segments;
     a.segment_count = 2;
-    CHECK(kas_pooled_scores(w.session, w.stream, KAS_PHASE_DECODE, &a, &scores));
-    CHECK(kas_buffer_read(w.stream, w.scores, 0, parts, sizeof(parts)));
-    assert_memory_equal(parts, whole, sizeof(whole));
+    run_scored(session, &a, &parts);
+    assert_memory_equal(&parts, &whole, sizeof(whole));
+    kas_session_destroy(session);
 }
 
 /* ---- Steps ------------------------------------------------------------------------------------------------------ */
@@ -1003,12 +1026,24 @@ static void narrow_grids(world *small)
 {
     REFUSED(KAS_ERROR_LIMIT, kas_attend(small->session, small->stream, KAS_PHASE_PREFILL, &small->prefill), "attend",
             "x 2 x", "null:0");
+    kas_session_desc desc = world_session_desc(NULL);
+    desc.heads = WORLD_HEADS;
+    desc.kv_heads = WORLD_KV_HEADS;
+    kas_session *session = NULL;
+    kas_scores scores = world_scores(small, KAS_PHASE_DECODE);
+    kas_lists lists = world_lists(small, KAS_PHASE_DECODE);
+    kas_slice mass = {.buffer = small->lse};
+    CHECK(kas_session_create(small->context, &desc, &session));
+    REFUSED(KAS_ERROR_LIMIT,
+            kas_pooled_mass(session, small->stream, KAS_PHASE_DECODE, &small->decode, &scores, &lists, &mass), "batch",
+            "2", "null:0", "1");
+    kas_session_destroy(session);
 }
 
 static void small_grids(void **state)
 {
     (void)state;
-    with_limits((null_limits){1u << 26, 1u << 26, 16, {64, 1, 64}}, narrow_grids);
+    with_limits((null_limits){1u << 26, 1u << 26, 16, {64, 1, 1}}, narrow_grids);
 }
 
 /* The largest session there is, over memory that nothing touches: its scores pass 64 bits. */
