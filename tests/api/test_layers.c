@@ -1,5 +1,5 @@
 /*
- * test_layers.c - layers by role on every device, on the CPU with each instruction set forced in turn, against the
+ * test_layers.c - layers by role on a device, on the CPU with each instruction set forced in turn, against the
  * double-precision oracle: dense outputs, published lists, and attention over them through head maps, in prefill and
  * decode, for every storage type.
  */
@@ -277,47 +277,26 @@ static void avx512_rows(void **state)
     run_device("cpu", "avx512");
 }
 
-/* Skips a backend that is not part of the build, or one without a device unless the tests install a device for it. */
-static void run_backend(const char *name, bool promised)
-{
-    for (uint32_t i = 0; i < kas_backend_count(); i++) {
-        kas_backend_info info = {.struct_size = sizeof(info)};
-        check(kas_backend_get_info(i, &info));
-        if (strcmp(info.name, name) == 0 && (info.available || promised)) {
-            run_device(name, NULL);
-            return;
-        }
-    }
-    skip();
-}
-
-static void vulkan_device(void **state)
-{
-    (void)state;
-    run_backend("vulkan", true);
-}
-
-static void opencl_device(void **state)
-{
-    (void)state;
-    run_backend("opencl", true);
-}
-
-static void cuda_device(void **state)
-{
-    (void)state;
-    run_backend("cuda", false);
-}
-
-int main(void)
+static int run_cpu(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(generic_rows),
         cmocka_unit_test(avx2_rows),
         cmocka_unit_test(avx512_rows),
-        cmocka_unit_test(vulkan_device),
-        cmocka_unit_test(opencl_device),
-        cmocka_unit_test(cuda_device),
     };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+static void other_device(void **state)
+{
+    run_device(*state, NULL);
+}
+
+/* test_layers [DEVICE]: without one, the CPU. */
+int main(int count, char **arguments)
+{
+    if (count < 2)
+        return run_cpu();
+    const struct CMUnitTest tests[] = {cmocka_unit_test_prestate(other_device, arguments[1])};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
