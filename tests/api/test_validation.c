@@ -405,6 +405,7 @@ static void session_shapes(void **state)
     SESSION_INVALID(d.scale = -INFINITY, "scale", "-inf");
     SESSION_REFUSED(KAS_ERROR_INVALID_ARGUMENT, w.plan, d.heads = 8, "heads", "8", "4");
     SESSION_REFUSED(KAS_ERROR_INVALID_ARGUMENT, w.plan, d.kv_heads = 4, "kv_heads", "4", "2");
+    SESSION_REFUSED(KAS_ERROR_INVALID_ARGUMENT, w.plan, d.tile = 64, "tile", "64", "16");
 }
 
 static void session_limits(void **state)
@@ -795,6 +796,7 @@ static void scores_of_a_great_stride(void **state)
     kas_scores scores = {.values = {.buffer = w.k}, .tiles = 1, .stride = 4096};
     REFUSED(KAS_ERROR_LIMIT, kas_pooled_scores(session, w.stream, KAS_PHASE_DECODE, &w.decode, &scores), "scratch",
             "bytes");
+    INVALID(kas_prefill(session, w.stream, &w.prefill), "without prefill", "max_queries");
     scores.stride = WORLD_MAX_KEYS;
     CHECK(kas_pooled_scores(session, w.stream, KAS_PHASE_DECODE, &w.decode, &scores));
     kas_session_destroy(session);
@@ -840,6 +842,11 @@ static void scores_of_segments(void **state)
     a.segment_count = 2;
     run_scored(session, &a, &parts);
     assert_memory_equal(&parts, &whole, sizeof(whole));
+    /* The second segment's scores would begin between two places that can be bound. */
+    kas_scores odd = world_scores(&w, KAS_PHASE_DECODE);
+    odd.stride = WORLD_KEYS + 1;
+    REFUSED(KAS_ERROR_LIMIT, kas_pooled_scores(session, w.stream, KAS_PHASE_DECODE, &a, &odd), "scores", "sequence 1",
+            "16");
     kas_session_destroy(session);
 }
 
