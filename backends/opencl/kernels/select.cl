@@ -30,10 +30,17 @@ static inline void count_digits(__local select_memory *m, const __global float *
 {
     m->bins[get_local_id(0)] = 0u;
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (kas_u32 j = get_local_id(0); j < candidates; j += KAS_ITEMS) {
-        kas_u32 key = kas_sort_key(as_uint(scores[j]));
-        if ((key & known) == found)
-            atomic_inc(&m->bins[(key >> shift) & 0xffu]);
+    for (kas_u32 first = get_local_id(0); first < candidates; first += KAS_ITEMS * ENTRIES_AN_ITEM) {
+        float values[ENTRIES_AN_ITEM]; /* all loaded before one is counted */
+#pragma unroll
+        for (kas_u32 n = 0u; n < ENTRIES_AN_ITEM; n++)
+            values[n] = scores[kas_min2(first + n * KAS_ITEMS, candidates - 1u)];
+#pragma unroll
+        for (kas_u32 n = 0u; n < ENTRIES_AN_ITEM; n++) {
+            kas_u32 key = kas_sort_key(as_uint(values[n]));
+            if (first + n * KAS_ITEMS < candidates && (key & known) == found)
+                atomic_inc(&m->bins[(key >> shift) & 0xffu]);
+        }
     }
     barrier(CLK_LOCAL_MEM_FENCE);
 }
