@@ -124,6 +124,26 @@ valgrind_units() {
     return $found
 }
 
+# OpenCL's generic rows in a simulator that watches for data races between work items. Its compiler's optimised code has
+# instructions that it does not know.
+oclgrind_rows() {
+    local icd=/usr/lib/oclgrind/liboclgrind-rt-icd.so log=$repository/out/oclgrind.log
+    if [ ! -e "$icd" ]; then
+        note skipped 1 "data races in OpenCL kernels: oclgrind is not installed"
+        return
+    fi
+    step "data races in OpenCL kernels" watched_rows "$icd" "$log"
+}
+
+watched_rows() {
+    OCL_ICD_FILENAMES=$1 OCL_ICD_VENDORS=$1 OCLGRIND_DATA_RACES=1 OCLGRIND_BUILD_OPTIONS=-O0 timeout "$test_limit" \
+        "$repository/build/tests/conformance/test_conformance" --device opencl:0 --quick \
+        --filter '/decode/f32/d37_.*/plain@generic|/prefill/.*/(one_key|long)@generic' >"$2" 2>&1
+    local status=$?
+    tail -n 20 "$2"
+    [ "$status" -eq 0 ] && ! grep -qi 'data race\|oclgrind\|invalid' "$2"
+}
+
 # The CPU device of another processor: built by a cross compiler, run under qemu.
 other_processor() {
     local folder=out/aarch64
@@ -179,8 +199,7 @@ export LSAN_OPTIONS=suppressions=$repository/tests/build/lsan.supp:print_suppres
 step "release build" build_preset release build -DKASCADE_OPENCL=ON -DKASCADE_VULKAN=ON || finish
 tests "release tests" build -E '^conformance'
 conformance cpu
-# PoCL and lavapipe are slow, for they compile every kernel: on PoCL every operation and row of one shape, the rest layer by
-# layer in tests/api, and here by
+# PoCL and lavapipe are slow, for they compile every kernel: here every operation and row of a shape or two, the rest by
 # --full.
 conformance opencl '^select/|/f16/d64_g2_r1_t64/ragged@'
 conformance vulkan '^select/|d(32|37)_.*/(plain|ragged)@' small
@@ -192,6 +211,7 @@ if [ "$tier" != quick ]; then
     step "tsan build" build_preset tsan out/tsan -DKASCADE_TOOLS=OFF -DKASCADE_EXAMPLES=OFF &&
         tests "tsan tests" out/tsan -R '^(unit|api)'
     step "valgrind" valgrind_units
+    oclgrind_rows
     other_processor
     fuzz 600
 fi
