@@ -121,6 +121,8 @@ typedef struct kas_backend {
     const char *name;
     const kas_variant *variants;
     uint32_t variant_count;
+    /* Work groups of attend_split, sparse_split and logits that keep a compute unit busy; 0: 4. */
+    uint32_t groups_per_unit;
 
     /* Loads the driver; the number of devices, or 0 with a sentence in `reason`. Called once a process. */
     uint32_t (*probe)(char *reason, size_t reason_size);

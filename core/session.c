@@ -167,6 +167,13 @@ static uint32_t sequences_at_once(const kas_session *session, const kas_session_
     return most ? (uint32_t)most : 1;
 }
 
+/* On host devices a fixed number: results must not depend on how many threads a context has. */
+static uint32_t enough_groups(const kas_context *context)
+{
+    uint32_t units = context->info.host_memory ? 16 : context->info.compute_units;
+    return units * (context->backend->groups_per_unit ? context->backend->groups_per_unit : 4);
+}
+
 static void fill_shape(kas_session *session, const kas_session_desc *desc)
 {
     const kas_session_block *block = &session->block;
@@ -185,8 +192,7 @@ static void fill_shape(kas_session *session, const kas_session_desc *desc)
         .max_keys = desc->max_keys,
         .split_groups = block->kv_heads * sequences_at_once(session, desc),
         .section_limit = info->max_binding,
-        /* A fixed number on host devices: results must not depend on how many threads a context has. */
-        .compute_units = info->host_memory ? 16 : info->compute_units,
+        .enough_groups = enough_groups(session->context),
     };
     memcpy(session->shape.group_limit, info->max_group_count, sizeof(info->max_group_count));
 }
@@ -313,12 +319,13 @@ static kas_status size_phase(kas_session *session, kas_phase phase, uint64_t lim
         fits = kas_plan_prefill(shape, shape->max_batch, shape->max_queries, shape->max_keys, tiles, shape->list_rows,
                                 true, limit, &fitted);
     } else {
-        uint32_t splits = kas_plan_splits(shape->max_keys, shape->split_groups, shape->compute_units).splits;
+        uint32_t splits = kas_plan_splits(shape->max_keys, shape->split_groups, shape->enough_groups).splits;
         uint32_t stride = kas_score_stride(shape->max_keys);
+        uint32_t score_splits = kas_most_score_splits(shape);
         kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true, splits,
-                        splits, UINT64_MAX, &whole);
+                        score_splits, UINT64_MAX, &whole);
         fits = kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true,
-                               splits, splits, limit, &fitted);
+                               splits, score_splits, limit, &fitted);
     }
     if (!fits)
         return kas_fail(KAS_ERROR_LIMIT, "scratch_limit is %llu bytes, the smallest piece of a %s takes %llu",

@@ -6,8 +6,6 @@
 /* Shorter splits spend more time on partial results than they gain in parallel work. */
 #define LEAST_SPLIT_KEYS 256u
 #define SPLIT_KEYS_MULTIPLE 64u
-/* Work groups in flight on each compute unit, so that bandwidth is covered and the last wave is short. */
-#define GROUPS_PER_UNIT 4u
 #define MOST_SPLITS 256u
 
 uint32_t kas_call_tiles(uint32_t queries, uint32_t keys, uint32_t tile, bool ragged)
@@ -18,9 +16,9 @@ uint32_t kas_call_tiles(uint32_t queries, uint32_t keys, uint32_t tile, bool rag
     return kas_min_u32(most, (keys - 1) / tile + 1);
 }
 
-kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t units)
+kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t enough)
 {
-    uint64_t wanted = kas_div_up((uint64_t)units * GROUPS_PER_UNIT, groups);
+    uint64_t wanted = kas_div_up(enough, groups);
     uint64_t most = kas_div_up(keys, LEAST_SPLIT_KEYS);
     uint64_t splits = wanted < most ? wanted : most;
     splits = splits < MOST_SPLITS ? splits : MOST_SPLITS;
@@ -28,6 +26,21 @@ kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t units)
         return (kas_splits){1, keys};
     uint32_t split_keys = (uint32_t)kas_round_up(kas_div_up(keys, splits), SPLIT_KEYS_MULTIPLE);
     return (kas_splits){(uint32_t)kas_div_up(keys, split_keys), split_keys};
+}
+
+kas_splits kas_plan_score_splits(const kas_shape *shape, uint32_t keys, uint32_t rows)
+{
+    return kas_plan_splits(keys, shape->split_groups / shape->list_rows * kas_max_u32(rows, 1), shape->enough_groups);
+}
+
+uint32_t kas_most_score_splits(const kas_shape *shape)
+{
+    uint64_t most = 0;
+    for (uint32_t rows = 1; rows <= shape->list_rows; rows++) {
+        uint64_t sums = (uint64_t)rows * kas_plan_score_splits(shape, shape->max_keys, rows).splits;
+        most = sums > most ? sums : most;
+    }
+    return (uint32_t)kas_div_up(most, shape->list_rows);
 }
 
 uint32_t kas_score_stride(uint32_t keys)

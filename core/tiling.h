@@ -16,7 +16,7 @@ typedef struct kas_shape {
     uint32_t split_groups;  /* work groups of a decode launch besides the splits: kv heads of its sequences */
     uint64_t section_limit; /* greatest part of a buffer that a kernel can address */
     uint32_t group_limit[3];
-    uint32_t compute_units;
+    uint32_t enough_groups; /* work groups that keep the whole device busy */
 } kas_shape;
 
 /* Tiles that a call's sequences can touch. ragged: lengths lie on the device, so any offset is possible. */
@@ -28,8 +28,14 @@ typedef struct kas_splits {
     uint32_t split_keys;
 } kas_splits;
 
-/* `groups`: work groups that exist besides the split (kv heads times sequences). `units`: of the device. */
-kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t units);
+/* `groups`: work groups that exist besides the split (kv heads times sequences). `enough`: that the device takes. */
+kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t enough);
+
+/* Splits of the logits of `rows` list rows, which are fewer work groups than a launch over all kv heads. */
+kas_splits kas_plan_score_splits(const kas_shape *shape, uint32_t keys, uint32_t rows);
+
+/* Splits that hold the partial sums of any number of list rows up to the shape's, when there are so many for all. */
+uint32_t kas_most_score_splits(const kas_shape *shape);
 
 /* Scratch of a chain: sections by byte offset, and how many sequences and tiles a launch may take to fit. */
 typedef struct kas_scratch_plan {

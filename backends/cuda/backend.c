@@ -47,12 +47,18 @@ typedef struct function_shape {
     uint32_t shared;
 } function_shape;
 
+/* A kernel that may be launched. */
+typedef struct loaded_function {
+    CUfunction handle;
+    function_shape shape;
+} loaded_function;
+
 struct kas_backend_kernel {
     uint32_t count; /* of row classes, at least 1 */
     uint32_t rows[KAS_CUDA_MAX_ROW_CLASSES];
-    CUfunction functions[KAS_CUDA_MAX_ROW_CLASSES];
-    function_shape shapes[KAS_CUDA_MAX_ROW_CLASSES];
-    uint32_t blocks;
+    loaded_function functions[KAS_CUDA_MAX_ROW_CLASSES];
+    loaded_function few; /* see kas_cuda_code */
+    uint32_t few_blocks, few_groups;
     uint32_t group;
 };
 
@@ -398,19 +404,20 @@ static CUresult load_module(kas_backend_context *context, kas_cuda_image image, 
 }
 
 /* Finds a kernel and its shape. Setting the attribute also makes the driver place a lazily loaded kernel now. */
-static CUresult load_function(CUmodule module, const char *name, CUfunction *function, function_shape *shape)
+static CUresult load_function(CUmodule module, const char *name, loaded_function *function)
 {
     char shape_name[96];
+    function_shape *shape = &function->shape;
     CUdeviceptr pointer = 0;
     size_t bytes = 0;
     snprintf(shape_name, sizeof(shape_name), "%s_shape", name);
-    CUresult error = kas_cuda.module_function(function, module, name);
+    CUresult error = kas_cuda.module_function(&function->handle, module, name);
     if (error == CUDA_SUCCESS)
         error = kas_cuda.module_global(&pointer, &bytes, module, shape_name);
     if (error == CUDA_SUCCESS)
         error = kas_cuda.copy_out_now(shape, pointer, sizeof(*shape));
     if (error == CUDA_SUCCESS)
-        error = kas_cuda.function_attribute(*function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+        error = kas_cuda.function_attribute(function->handle, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                                             (int)shape->shared);
     return error;
 }
@@ -451,15 +458,20 @@ static kas_status kernel_load(kas_backend_context *context, const kas_variant *v
     kas_status status = enter(context);
     if (status == KAS_OK) {
         CUresult error = load_module(context, code->image, &module);
-        made->blocks = kas_max_u32(code->blocks, 1);
         made->group = spec->group;
         do {
             uint32_t i = made->count++;
             made->rows[i] = code->rows[i];
             name_kernel(code, spec, code->rows[i], name, sizeof(name));
             if (error == CUDA_SUCCESS)
-                error = load_function(module, name, &made->functions[i], &made->shapes[i]);
+                error = load_function(module, name, &made->functions[i]);
         } while (made->count < KAS_CUDA_MAX_ROW_CLASSES && code->rows[made->count]);
+        if (error == CUDA_SUCCESS && code->few) {
+            error = load_function(module, code->few, &made->few);
+            made->few_blocks = code->blocks;
+            made->few_groups = 2 * (uint32_t)attribute_of(context->device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT) /
+                               code->blocks;
+        }
         if (error != CUDA_SUCCESS)
             status = fail_image(context, error, name);
         leave_quietly();
@@ -478,18 +490,23 @@ static void kernel_unload(kas_backend_context *context, kas_backend_kernel *kern
     kas_release(kernel);
 }
 
-/* The least row class that holds a decode launch's query rows. */
-static uint32_t row_class(const kas_backend_kernel *kernel, const kas_call *call)
+/* The function of a launch, and how many thread blocks make a work group. */
+static const loaded_function *choose_function(const kas_backend_kernel *kernel, const kas_launch *work, uint32_t *blocks)
 {
-    uint32_t i = 0;
-    while (i + 1 < kernel->count && kernel->rows[i] < kernel->group * call->queries)
+    uint64_t groups = (uint64_t)work->grid[0] * work->grid[1] * work->grid[2];
+    *blocks = 1;
+    if (groups <= kernel->few_groups) {
+        *blocks = kernel->few_blocks;
+        return &kernel->few;
+    }
+    uint32_t i = 0; /* the least row class that holds a decode launch's query rows */
+    while (i + 1 < kernel->count && kernel->rows[i] < kernel->group * work->call.queries)
         i++;
-    return i;
+    return &kernel->functions[i];
 }
 
 static kas_status launch(kas_backend_stream *stream, const kas_launch *work)
 {
-    const kas_backend_kernel *kernel = work->kernel;
     kas_call call = work->call;
     CUdeviceptr slots[KAS_SLOT_COUNT];
     void *arguments[] = {&call, slots};
@@ -497,12 +514,12 @@ static kas_status launch(kas_backend_stream *stream, const kas_launch *work)
         const kas_binding *binding = &work->bindings[i];
         slots[i] = binding->buffer ? binding->buffer->pointer + binding->offset : 0;
     }
-    uint32_t i = row_class(kernel, &call);
+    uint32_t blocks;
+    const loaded_function *function = choose_function(work->kernel, work, &blocks);
     KAS_TRY(enter(stream->context));
     return leave(stream->context,
-                 kas_cuda.launch(kernel->functions[i], work->grid[0] * kernel->blocks, work->grid[1], work->grid[2],
-                                 kernel->shapes[i].threads, 1, 1, kernel->shapes[i].shared, stream->handle, arguments,
-                                 NULL),
+                 kas_cuda.launch(function->handle, work->grid[0] * blocks, work->grid[1], work->grid[2],
+                                 function->shape.threads, 1, 1, function->shape.shared, stream->handle, arguments, NULL),
                  work->variant->name);
 }
 
@@ -563,6 +580,7 @@ const kas_backend kas_backend_cuda = {
     .name = "cuda",
     .variants = kas_cuda_variants,
     .variant_count = KAS_CUDA_VARIANT_COUNT,
+    .groups_per_unit = 2, /* as many as their shared memory leaves room for */
     .probe = probe,
     .device_info = device_info,
     .open = open_context,

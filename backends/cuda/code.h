@@ -27,6 +27,10 @@
     X(lse_mma)                                                                                                         \
     X(scores_mma)                                                                                                      \
     X(sparse_mma)                                                                                                      \
+    X(attend_wgmma)                                                                                                    \
+    X(lse_wgmma)                                                                                                       \
+    X(scores_wgmma)                                                                                                    \
+    X(sparse_wgmma)                                                                                                    \
     X(select_cluster)
 
 typedef enum kas_cuda_image {
@@ -50,10 +54,12 @@ typedef struct kas_cuda_code {
                               used. None: the name carries none */
     uint16_t rows[KAS_CUDA_MAX_ROW_CLASSES + 1]; /* the same for the query rows of a kv head in a decode launch; more
                                                     rows than the last are worked off in turns of it */
-    uint16_t blocks;       /* thread blocks a work group of the grid's x axis (a cluster); 0: 1 */
+    const char *few; /* the kernel of launches whose work groups, `blocks` thread blocks each along x, leave most of the
+                        device idle otherwise; NULL: none */
+    uint16_t blocks;
 } kas_cuda_code;
 
-#define KAS_CUDA_VARIANT_COUNT 26
+#define KAS_CUDA_VARIANT_COUNT 30
 
 /* The rows of this backend, best first within an operation. */
 extern const kas_variant kas_cuda_variants[KAS_CUDA_VARIANT_COUNT];

@@ -34,19 +34,31 @@
         .code = &(const kas_cuda_code) { KAS_CUDA_IMAGE_##row##_mma, #row "_mma", true, TUNED_HEAD_DIMS }              \
     }
 
+/* The matrix unit of sm_90a, head dimension 128. */
+#define WGMMA_ROW(row, operation, ...)                                                                                 \
+    {                                                                                                                  \
+        .name = #row "_wgmma", .op = operation, TUNED_DTYPES, .min_head_dim = 128, .max_head_dim = 128,                \
+        .head_dim_step = 128, .needs = KAS_FEATURE_WGMMA, __VA_ARGS__,                                                 \
+        .code = &(const kas_cuda_code) { KAS_CUDA_IMAGE_##row##_wgmma, #row "_wgmma", true, {128} }                    \
+    }
+
 const kas_variant kas_cuda_variants[] = {
+    WGMMA_ROW(attend, KAS_OP_ATTEND, .per_head = true, .block_queries = 128),
     PREFILL_MMA_ROWS(attend, KAS_OP_ATTEND, .per_head = true, .block_queries = 128),
     {.name = "attend_generic", .op = KAS_OP_ATTEND, ANY_SHAPE, .block_queries = 16, .per_head = true,
      .code = GENERIC_CODE(attend)},
+    WGMMA_ROW(lse, KAS_OP_LSE, .per_head = true, .block_queries = 256),
     PREFILL_MMA_ROWS(lse, KAS_OP_LSE, .per_head = true, .block_queries = 128, .no_estimate = true),
     {.name = "lse_generic", .op = KAS_OP_LSE, ANY_SHAPE, .block_queries = 16, .per_head = true,
      .code = GENERIC_CODE(lse)},
+    WGMMA_ROW(scores, KAS_OP_SCORES, .block_keys = 4096),
     PREFILL_MMA_ROWS(scores, KAS_OP_SCORES, .block_keys = 2048),
     {.name = "scores_generic", .op = KAS_OP_SCORES, ANY_SHAPE, .block_keys = 128, .code = GENERIC_CODE(scores)},
     {.name = "select_cluster", .op = KAS_OP_SELECT, ANY_SHAPE, .needs = KAS_FEATURE_WGMMA,
-     .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_select_cluster, "select_cluster", .blocks = 8}},
+     .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_select_cluster, "select_cluster_many", .few = "select_cluster", .blocks = 8}},
     {.name = "select_generic", .op = KAS_OP_SELECT, ANY_SHAPE,
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_select, "select_generic"}},
+    WGMMA_ROW(sparse, KAS_OP_SPARSE, .block_queries = 0),
     PREFILL_MMA_ROWS(sparse, KAS_OP_SPARSE, .block_queries = 0),
     {.name = "sparse_generic", .op = KAS_OP_SPARSE, ANY_SHAPE, .block_queries = 16, .per_head = true,
      .code = GENERIC_CODE(sparse)},

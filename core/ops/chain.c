@@ -163,7 +163,7 @@ static kas_status run_decode(kas_work *work, chain *c)
 {
     c->score_stride = kas_score_stride(work->keys);
     bool fits = kas_plan_decode(&work->session->shape, work->batch, work->queries, c->score_stride, c->rows, true,
-                                partial_splits(work, c), c->rows ? kas_work_splits(work).splits : 0,
+                                partial_splits(work, c), c->rows ? kas_work_score_splits(work, c->rows).splits : 0,
                                 work->session->scratch_size, &c->scratch);
     KAS_TRY(check_plan(fits, &c->scratch, work));
     c->scores = scratch_slice(work, c->scratch.scores);
@@ -273,7 +273,7 @@ static kas_status lse_piece(kas_work *work, const kas_piece *piece, void *user)
     const chain *c = user;
     if (work->phase == KAS_PHASE_PREFILL)
         return kas_launch_lse(work, piece, c->layer, &c->lse, NULL);
-    uint32_t splits = kas_work_splits(work).splits;
+    uint32_t splits = kas_work_score_splits(work, work->session->block.list_rows).splits;
     KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, work->session->block.list_rows, false, 0));
     return kas_launch_merge(work, piece, &c->scratch, splits, 0);
 }
@@ -286,7 +286,8 @@ kas_status kas_log_sum_exp(kas_session *session, kas_stream *stream, kas_phase p
     if (phase == KAS_PHASE_PREFILL)
         return kas_work_pieces(&work, session->context->info.max_group_count[2], plain_tiles(&work), lse_piece, &c);
     bool fits = kas_plan_decode(&session->shape, work.batch, work.queries, kas_score_stride(work.keys),
-                                session->block.list_rows, false, 0, kas_work_splits(&work).splits,
+                                session->block.list_rows, false, 0,
+                                kas_work_score_splits(&work, session->block.list_rows).splits,
                                 session->scratch_size, &c.scratch);
     KAS_TRY(check_plan(fits, &c.scratch, &work));
     return kas_work_pieces(&work, c.scratch.sequences, 1, lse_piece, &c);
@@ -365,7 +366,8 @@ kas_status kas_pooled_scores(kas_session *session, kas_stream *stream, kas_phase
     bool fits;
     if (phase == KAS_PHASE_DECODE) /* pool takes one stride for scores and logits: the caller's */
         fits = kas_plan_decode(&session->shape, work.batch, work.queries, scores->stride, session->block.list_rows,
-                               false, 0, kas_work_splits(&work).splits, session->scratch_size, &c.scratch);
+                               false, 0, kas_work_score_splits(&work, session->block.list_rows).splits,
+                               session->scratch_size, &c.scratch);
     else
         fits = kas_plan_prefill(&session->shape, work.batch, work.queries, work.keys, work.tiles, 0, true,
                                 session->scratch_size, &c.scratch);

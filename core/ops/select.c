@@ -37,10 +37,15 @@ kas_status kas_launch_scores(const kas_work *work, const kas_piece *piece, uint3
                            piece->tile_count * key_blocks(work, KAS_OP_SCORES, candidates), rows, piece->count);
 }
 
+kas_splits kas_work_score_splits(const kas_work *work, uint32_t rows)
+{
+    return kas_plan_score_splits(&work->session->shape, work->keys, rows);
+}
+
 kas_status kas_launch_logits(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
                              uint32_t layer, uint32_t rows, bool store, uint32_t stride)
 {
-    kas_splits splits = kas_work_splits(work);
+    kas_splits splits = kas_work_score_splits(work, rows);
     kas_launch launch = work->base;
     launch.call.flags |= store ? KAS_CALL_STORE_LOGITS : 0;
     launch.call.layer = layer;
@@ -59,7 +64,7 @@ kas_status kas_launch_pool(const kas_work *work, const kas_piece *piece, const k
 {
     kas_launch launch = work->base;
     launch.call.layer = layer;
-    launch.call.splits = kas_work_splits(work).splits;
+    launch.call.splits = kas_work_score_splits(work, rows).splits;
     launch.call.score_stride = stride;
     launch.call.tile_count = 1;
     kas_bind_scratch(work, &launch, KAS_SLOT_LOGITS, scratch->logits, scratch->logits_size);

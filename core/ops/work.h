@@ -86,6 +86,7 @@ static inline uint32_t kas_identity_layer(const kas_session *session)
 
 /* Splits of dense decode and of scoring; of decode over lists. */
 kas_splits kas_work_splits(const kas_work *work);
+kas_splits kas_work_score_splits(const kas_work *work, uint32_t rows);
 kas_splits kas_work_list_splits(const kas_work *work, uint32_t entries);
 
 /* Prefill. lse: where the log-sum-exp goes, NULL for nowhere. */

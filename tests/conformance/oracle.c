@@ -1,10 +1,17 @@
-/* oracle.c - the plain computations. Loops are kept as the definition reads, not as a machine would like them. */
+/*
+ * oracle.c - the plain computations. Loops are kept as the definition reads, not as a machine would like them; only the
+ * rows of a large piece of work are shared between the processors.
+ */
+#define _POSIX_C_SOURCE 200809L
+
 #include "oracle.h"
 
 #include "memory.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Several sums side by side, so that compilers can keep them in vector registers. */
 #define LANES 8
@@ -226,35 +233,117 @@ static void measure(oracle_output *output, const query_row *row, double lse, flo
     }
 }
 
+/* ---- Rows on all processors ------------------------------------------------------------------------------------ */
+
+#define MOST_THREADS 16
+#define LEAST_WORK 4e6 /* products that are worth a thread */
+
+/* Items first, first + step, ... of a piece of work. */
+typedef struct share {
+    void (*body)(void *user, uint32_t item);
+    void *user;
+    uint32_t first, step, end;
+} share;
+
+static void *run_share(void *argument)
+{
+    const share *own = argument;
+    for (uint32_t item = own->first; item < own->end; item += own->step)
+        own->body(own->user, item);
+    return NULL;
+}
+
+static uint32_t threads_for(double work)
+{
+    double processors = (double)sysconf(_SC_NPROCESSORS_ONLN);
+    double threads = fmin(fmin(processors, MOST_THREADS), work / LEAST_WORK);
+    return threads > 1 ? (uint32_t)threads : 1;
+}
+
+/* Calls body(user, item) for items 0 .. count - 1; users[t] is for thread t. A thread that does not start is run here. */
+static void run_items(void (*body)(void *user, uint32_t item), void *const *users, uint32_t threads, uint32_t count)
+{
+    share shares[MOST_THREADS] = {0};
+    pthread_t started[MOST_THREADS];
+    bool joinable[MOST_THREADS] = {false};
+    for (uint32_t t = 0; t < threads; t++)
+        shares[t] = (share){body, users[t], t, threads, count};
+    for (uint32_t t = 1; t < threads; t++)
+        joinable[t] = pthread_create(&started[t], NULL, run_share, &shares[t]) == 0;
+    run_share(&shares[0]);
+    for (uint32_t t = 1; t < threads; t++) {
+        if (joinable[t])
+            pthread_join(started[t], NULL);
+        else
+            run_share(&shares[t]);
+    }
+}
+
+/* ---- Attention ------------------------------------------------------------------------------------------------- */
+
+/* A thread's part of oracle_attend; `output` shares out and lse with the others. */
+typedef struct attend_part {
+    query_row row;
+    oracle_output output;
+    const oracle_lists *lists;
+    const uint32_t *list_rows;
+    const bool *dirty;
+} attend_part;
+
+static void attend_query(void *user, uint32_t query)
+{
+    attend_part *part = user;
+    query_row *row = &part->row;
+    const oracle_rule *rule = row->rule;
+    row->query = query;
+    for (row->head = 0; row->head < rule->heads; row->head++) {
+        uint32_t g = row->head / (rule->heads / rule->kv_heads);
+        if (part->dirty && part->dirty[g])
+            continue;
+        size_t at = (size_t)query * rule->heads + row->head;
+        row->out = part->output.out + at * rule->head_dim;
+        gather_keys(row, part->lists, part->list_rows ? part->list_rows[g] : g);
+        part->output.lse[at] = attend_exact(row);
+        measure(&part->output, row, part->output.lse[at], attend_plain(row));
+    }
+}
+
+static void take_part(oracle_output *output, const attend_part *part)
+{
+    raise_to(&output->out_error, part->output.out_error);
+    raise_to(&output->out_most, part->output.out_most);
+    raise_to(&output->lse_error, part->output.lse_error);
+    raise_to(&output->lse_most, part->output.lse_most);
+    free(part->row.keys);
+    free(part->row.weights);
+    free(part->row.plain_weights);
+    free(part->row.plain_out);
+}
+
 oracle_output oracle_attend(const oracle_rule *rule, const oracle_sequence *sequence, kas_dtype dtype,
                             const oracle_lists *lists, const uint32_t *list_rows, const bool *dirty)
 {
     oracle_output output = {0};
+    attend_part parts[MOST_THREADS] = {0};
+    void *users[MOST_THREADS] = {NULL};
     size_t rows = (size_t)sequence->queries * rule->heads;
+    uint32_t threads = threads_for((double)rows * sequence->keys * rule->head_dim);
     output.out = memory_alloc(rows * rule->head_dim, sizeof(double));
     output.lse = memory_alloc(rows, sizeof(double));
-    query_row row = {rule, sequence, dtype, 0, 0, NULL, 0, NULL, NULL, NULL, NULL};
     size_t most = (size_t)sequence->keys + (lists ? lists->width : 0);
-    row.keys = memory_alloc(most, sizeof(uint32_t));
-    row.weights = memory_alloc(most, sizeof(double));
-    row.plain_weights = memory_alloc(most, sizeof(float));
-    row.plain_out = memory_alloc(rule->head_dim, sizeof(float));
-    for (row.query = 0; row.query < sequence->queries; row.query++) {
-        for (row.head = 0; row.head < rule->heads; row.head++) {
-            uint32_t g = row.head / (rule->heads / rule->kv_heads);
-            if (dirty && dirty[g])
-                continue;
-            size_t at = (size_t)row.query * rule->heads + row.head;
-            row.out = output.out + at * rule->head_dim;
-            gather_keys(&row, lists, list_rows ? list_rows[g] : g);
-            output.lse[at] = attend_exact(&row);
-            measure(&output, &row, output.lse[at], attend_plain(&row));
-        }
+    for (uint32_t t = 0; t < threads; t++) {
+        query_row *row = &parts[t].row;
+        parts[t] = (attend_part){.output = output, .lists = lists, .list_rows = list_rows, .dirty = dirty};
+        *row = (query_row){.rule = rule, .sequence = sequence, .dtype = dtype};
+        row->keys = memory_alloc(most, sizeof(uint32_t));
+        row->weights = memory_alloc(most, sizeof(double));
+        row->plain_weights = memory_alloc(most, sizeof(float));
+        row->plain_out = memory_alloc(rule->head_dim, sizeof(float));
+        users[t] = &parts[t];
     }
-    free(row.keys);
-    free(row.weights);
-    free(row.plain_weights);
-    free(row.plain_out);
+    run_items(attend_query, users, threads, sequence->queries);
+    for (uint32_t t = 0; t < threads; t++)
+        take_part(&output, &parts[t]);
     return output;
 }
 
@@ -266,27 +355,49 @@ void oracle_output_free(oracle_output *output)
     output->lse = NULL;
 }
 
+typedef struct pool_work {
+    const oracle_rule *rule;
+    const oracle_sequence *sequence;
+    const oracle_tile *tile;
+    uint32_t first, end; /* heads */
+    const double *lse;
+    bool clamped;
+    double *scores;
+} pool_work;
+
+static void pool_key(void *user, uint32_t j)
+{
+    const pool_work *work = user;
+    const oracle_rule *rule = work->rule;
+    const oracle_sequence *sequence = work->sequence;
+    uint32_t group = rule->heads / rule->kv_heads, offset = oracle_offset(sequence);
+    double *score = &work->scores[j];
+    *score = 0.0;
+    if (sequence->absent && sequence->absent[j])
+        return;
+    for (uint32_t i = work->tile->begin; i < work->tile->end; i++) {
+        for (uint32_t h = work->first; h < work->end && j <= offset + i; h++) {
+            double normaliser = work->lse[(size_t)i * rule->heads + h];
+            const float *k = row_of(rule, sequence->k, j, h / group);
+            double logit = rule->scale * dot_exact(query_of(rule, sequence, i, h), k, rule->head_dim);
+            double weight = normaliser == -INFINITY ? 0.0 : exp(logit - normaliser);
+            *score += work->clamped ? fmin(4.0, weight) : weight;
+        }
+    }
+}
+
 void oracle_pool(const oracle_rule *rule, const oracle_sequence *sequence, const oracle_tile *tile, uint32_t row,
                  const double *lse, bool clamped, double *scores)
 {
     uint32_t group = rule->heads / rule->kv_heads;
     uint32_t first = rule->all_heads ? 0 : row * group;
     uint32_t end = rule->all_heads ? rule->heads : first + group;
-    uint32_t offset = oracle_offset(sequence);
-    for (uint32_t j = 0; j < tile->candidates; j++) {
-        scores[j] = 0.0;
-        if (sequence->absent && sequence->absent[j])
-            continue;
-        for (uint32_t i = tile->begin; i < tile->end; i++) {
-            for (uint32_t h = first; h < end && j <= offset + i; h++) {
-                double normaliser = lse[(size_t)i * rule->heads + h];
-                const float *k = row_of(rule, sequence->k, j, h / group);
-                double logit = rule->scale * dot_exact(query_of(rule, sequence, i, h), k, rule->head_dim);
-                double weight = normaliser == -INFINITY ? 0.0 : exp(logit - normaliser);
-                scores[j] += clamped ? fmin(4.0, weight) : weight;
-            }
-        }
-    }
+    pool_work work = {rule, sequence, tile, first, end, lse, clamped, scores};
+    double products = (double)(tile->end - tile->begin) * (end - first) * tile->candidates * rule->head_dim;
+    void *users[MOST_THREADS] = {NULL};
+    for (uint32_t t = 0; t < MOST_THREADS; t++)
+        users[t] = &work;
+    run_items(pool_key, users, threads_for(products), tile->candidates);
 }
 
 bool oracle_before(double a, uint32_t i, double b, uint32_t j)

@@ -4,7 +4,7 @@
 template <class S> KAS_CU void attend_mma(const kas_work &w, unsigned char *memory)
 {
     const kas_sequence s = kas_load_sequence(w);
-    const flash_rows rows = flash_head_rows(w, s);
+    const flash_rows rows = flash_head_rows(w, s, FLASH_ROWS);
     if (rows.count == 0)
         return;
     const kas_keys keys = kas_keys_all(kas_causal_keys(s, rows.query + rows.count - 1u));

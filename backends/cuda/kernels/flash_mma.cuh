@@ -356,15 +356,23 @@ KAS_CU void flash_mma(const kas_work &w, unsigned char *memory, const kas_sequen
     }
 }
 
-/* The rows of block x of a launch that counts query blocks of one head each; count 0: none. */
-KAS_CU flash_rows flash_head_rows(const kas_work &w, const kas_sequence &s)
+/* The rows of block x of a launch that counts blocks of `most` query tokens of one head; count 0: none. */
+KAS_CU flash_rows flash_head_rows(const kas_work &w, const kas_sequence &s, kas_u32 most)
 {
     const kas_u32 tile = kas_session_of(w).tile;
     const kas_u32 end = kas_chunk_end(s, w.call.tile_begin, w.call.tile_count, tile);
     /* Later blocks have more keys: they start first, so that no long one is left at the end. */
     const kas_u32 block = gridDim.x - 1u - blockIdx.x;
-    const kas_u32 first = kas_chunk_begin(s, w.call.tile_begin, tile) + block * FLASH_ROWS;
-    flash_rows rows = {blockIdx.y, first, FLASH_ROWS, first < end ? kas_min2(end - first, FLASH_ROWS) : 0u};
+    const kas_u32 first = kas_chunk_begin(s, w.call.tile_begin, tile) + block * most;
+    flash_rows rows = {blockIdx.y, first, most, first < end ? kas_min2(end - first, most) : 0u};
+    return rows;
+}
+
+/* The rows of a tile: all query heads of kv head g. */
+KAS_CU flash_rows flash_tile_rows(const kas_work &w, const kas_tile &t, kas_u32 g)
+{
+    const kas_u32 group = kas_session_of(w).group, queries = t.query_end - t.query_begin;
+    flash_rows rows = {g * group, t.query_begin, queries, group * queries};
     return rows;
 }
 

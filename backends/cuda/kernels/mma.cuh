@@ -31,6 +31,12 @@ template <int N> KAS_CU void kas_copy_wait()
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+/* Waits for all copies of this thread. */
+KAS_CU void kas_copy_wait_all()
+{
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 KAS_CU void kas_store16(kas_u32 target, kas_u32 a, kas_u32 b, kas_u32 c, kas_u32 d)
 {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(target), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
@@ -135,7 +141,6 @@ template <class T, int D, bool VALUES> struct key_source {
     kas_rows k_rows, v_rows;
     kas_keys keys;
     bool aligned;
-    bool paged;
     kas_place next; /* of entry lane % 16 of the next load */
 };
 
@@ -150,7 +155,6 @@ KAS_CU void kas_open_keys(const kas_work &w, key_source<T, D, VALUES> &source, c
     source.keys = keys;
     source.aligned = kas_rows_are_aligned(c.k_base, c.k_stride_seq, c.k_stride_token, c.k_stride_head) &&
                      (!VALUES || kas_rows_are_aligned(c.v_base, c.v_stride_seq, c.v_stride_token, c.v_stride_head));
-    source.paged = kas_has(w, KAS_CALL_PAGED);
 }
 
 /* Looks up entries first .. first + 15, those from `end` on being absent. */
@@ -168,27 +172,29 @@ KAS_CU kas_u32 kas_load_keys(const key_source<T, D, VALUES> &source, kas_u32 k_a
     typedef row_layout<D> rows;
     const kas_u32 lane = threadIdx.x % 32;
     const kas_u32 present = __ballot_sync(0xffffffffu, source.next.page != KAS_ABSENT) & 0xffffu;
+    const kas_place none = {0u, 0u};
+    const kas_place place = source.next.page != KAS_ABSENT ? source.next : none;
+    const kas_u64 k_own = kas_row_offset(source.k_rows, place), v_own = kas_row_offset(source.v_rows, place);
+    if (source.aligned) {
 #pragma unroll
-    for (int x = 0; x < rows::chunks / 2; x++) {
-        const kas_u32 index = x * 32 + lane;
-        const kas_u32 row = index / rows::chunks, chunk = index % rows::chunks;
-        kas_place place;
-        place.token = __shfl_sync(0xffffffffu, source.next.token, row);
-        place.page = source.paged ? __shfl_sync(0xffffffffu, source.next.page, row) : 0u;
-        const bool exists = present >> row & 1u;
-        if (!exists)
-            place.page = place.token = 0u;
-        const T *k = source.k + kas_row_offset(source.k_rows, place) + chunk * 8u;
-        const T *v = VALUES ? source.v + kas_row_offset(source.v_rows, place) + chunk * 8u : k;
-        const kas_u32 at = rows::at(row, chunk);
-        if (source.aligned) {
-            kas_copy16(k_at + at, k, exists);
+        for (int x = 0; x < rows::chunks / 2; x++) {
+            const kas_u32 row = (x * 32 + lane) / rows::chunks, chunk = (x * 32 + lane) % rows::chunks;
+            const bool exists = present >> row & 1u;
+            kas_copy16(k_at + rows::at(row, chunk), source.k + __shfl_sync(0xffffffffu, k_own, row) + chunk * 8u, exists);
             if (VALUES)
-                kas_copy16(v_at + at, v, exists);
-        } else {
-            kas_copy16_slowly(k_at + at, k, exists);
+                kas_copy16(v_at + rows::at(row, chunk), source.v + __shfl_sync(0xffffffffu, v_own, row) + chunk * 8u,
+                           exists);
+        }
+    } else {
+#pragma unroll 1
+        for (int x = 0; x < rows::chunks / 2; x++) {
+            const kas_u32 row = (x * 32 + lane) / rows::chunks, chunk = (x * 32 + lane) % rows::chunks;
+            const bool exists = present >> row & 1u;
+            kas_copy16_slowly(k_at + rows::at(row, chunk), source.k + __shfl_sync(0xffffffffu, k_own, row) + chunk * 8u,
+                              exists);
             if (VALUES)
-                kas_copy16_slowly(v_at + at, v, exists);
+                kas_copy16_slowly(v_at + rows::at(row, chunk),
+                                  source.v + __shfl_sync(0xffffffffu, v_own, row) + chunk * 8u, exists);
         }
     }
     return present;

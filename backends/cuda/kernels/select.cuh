@@ -1,7 +1,8 @@
 /*
- * select.cuh - the `keep` candidates of largest score, in ascending position, by one block: three radix passes (11, 11
- * and 10 bits of the sortable key) find the least kept key and how many equal to it are kept, a last pass writes the
- * list.
+ * select.cuh - the `keep` candidates of largest score, in ascending position, by one block. Histograms narrow the range of
+ * sort keys in which the least kept one lies: the first spreads its bins over the keys that there are, so that scores
+ * that resemble each other do not meet in one bin; the few keys of the bin that it finds are gathered in shared memory,
+ * where the others follow. A last pass writes the list.
  */
 #ifndef KAS_CUDA_SELECT_CUH
 #define KAS_CUDA_SELECT_CUH
@@ -14,12 +15,18 @@
 #define SELECT_COPIES 4 /* of each bin, so that lanes that meet the same one collide less */
 #define SELECT_SHARE 8  /* neighbouring scores a thread takes at a time */
 #define SELECT_CHUNK (SELECT_THREADS * SELECT_SHARE)
+#define SELECT_GATHERED 4096u /* keys of a bin that are gathered */
 
 struct select_memory {
     kas_u32 bins[SELECT_BINS * SELECT_COPIES];
     kas_u32 warps[SELECT_WARPS];
     kas_u32 digit;
-    kas_u32 above; /* keys in greater bins than the digit's */
+    kas_u32 above;  /* keys in greater bins than the digit's */
+    kas_u32 inside; /* keys in the digit's */
+    kas_u32 least;  /* of all keys */
+    kas_u32 greatest;
+    kas_u32 gathered; /* keys that stand in `keys` */
+    kas_u32 keys[SELECT_GATHERED];
 };
 
 /* The least kept key, and how many equal to it are kept. */
@@ -93,40 +100,107 @@ KAS_CU void select_find_digit(select_memory *m, kas_u32 wanted)
         if (above < wanted && above + counts[x] >= wanted) {
             m->digit = first + (kas_u32)x;
             m->above = above;
+            m->inside = counts[x];
         }
         above += counts[x];
     }
     __syncthreads();
 }
 
+/* Calls visit(key) for every candidate's key, chunk by chunk. */
+template <class Visit>
+KAS_CU void select_visit(const float *scores, bool aligned, kas_u32 candidates, const Visit &visit)
+{
+#pragma unroll 2
+    for (kas_u32 first = 0; first < candidates; first += SELECT_CHUNK) {
+        kas_u32 keys[SELECT_SHARE];
+        const kas_u32 count = select_load(scores, aligned, first, candidates, keys);
+#pragma unroll
+        for (kas_u32 x = 0; x < SELECT_SHARE; x++)
+            if (x < count)
+                visit(keys[x]);
+    }
+}
+
+/* Finds the least and the greatest key. */
+KAS_CU void select_find_range(select_memory *m, const float *scores, bool aligned, kas_u32 candidates)
+{
+    kas_u32 least = 0xffffffffu, greatest = 0u;
+    if (threadIdx.x == 0) {
+        m->least = 0xffffffffu;
+        m->greatest = 0u;
+    }
+    select_visit(scores, aligned, candidates, [&](kas_u32 key) {
+        least = kas_min2(least, key);
+        greatest = kas_max2(greatest, key);
+    });
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) {
+        least = kas_min2(least, __shfl_xor_sync(0xffffffffu, least, step));
+        greatest = kas_max2(greatest, __shfl_xor_sync(0xffffffffu, greatest, step));
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        atomicMin(&m->least, least);
+        atomicMax(&m->greatest, greatest);
+    }
+    __syncthreads();
+}
+
+/* Brings the keys low .. high, of which there are at most SELECT_GATHERED, to shared memory. */
+KAS_CU void select_gather(select_memory *m, const float *scores, bool aligned, kas_u32 candidates, kas_u32 low,
+                          kas_u32 high)
+{
+    if (threadIdx.x == 0)
+        m->gathered = 0u;
+    __syncthreads();
+    select_visit(scores, aligned, candidates, [&](kas_u32 key) {
+        if (key >= low && key <= high)
+            m->keys[atomicAdd(&m->gathered, 1u)] = key;
+    });
+    __syncthreads();
+}
+
+/* Finds the bin of the `wanted`-th largest of the keys low .. high; bin b counts low + b 2^shift and those after it. */
+KAS_CU void select_count(select_memory *m, const float *scores, bool aligned, kas_u32 candidates, bool gathered,
+                         kas_u32 low, kas_u32 high, kas_u32 shift, kas_u32 wanted)
+{
+    for (kas_u32 bin = threadIdx.x; bin < SELECT_BINS; bin += SELECT_THREADS)
+        ((uint4 *)m->bins)[bin] = make_uint4(0u, 0u, 0u, 0u);
+    __syncthreads();
+    const auto count = [&](kas_u32 key) {
+        if (key >= low && key <= high)
+            atomicAdd(&m->bins[(key - low >> shift) * SELECT_COPIES + threadIdx.x % SELECT_COPIES], 1u);
+    };
+    if (gathered)
+        for (kas_u32 x = threadIdx.x; x < m->gathered; x += SELECT_THREADS)
+            count(m->keys[x]);
+    else
+        select_visit(scores, aligned, candidates, count);
+    __syncthreads();
+    select_find_digit(m, wanted);
+}
+
 KAS_CU select_threshold select_find_threshold(select_memory *m, const float *scores, bool aligned, kas_u32 candidates,
                                               kas_u32 keep)
 {
-    select_threshold found = {0u, keep};
-    kas_u32 known = 0u;
-#pragma unroll 1
-    for (int pass = 0; pass < 3; pass++) {
-        const kas_u32 shift = pass == 0 ? 21u : pass == 1 ? 10u : 0u;
-        const kas_u32 digits = pass == 2 ? 1023u : 2047u;
-        __syncthreads();
-        for (kas_u32 bin = threadIdx.x; bin < SELECT_BINS; bin += SELECT_THREADS)
-            ((uint4 *)m->bins)[bin] = make_uint4(0u, 0u, 0u, 0u);
-        __syncthreads();
-#pragma unroll 2
-        for (kas_u32 first = 0; first < candidates; first += SELECT_CHUNK) {
-            kas_u32 keys[SELECT_SHARE];
-            const kas_u32 count = select_load(scores, aligned, first, candidates, keys);
-#pragma unroll
-            for (kas_u32 x = 0; x < SELECT_SHARE; x++)
-                if (x < count && (keys[x] & known) == found.key)
-                    atomicAdd(&m->bins[(keys[x] >> shift & digits) * SELECT_COPIES + threadIdx.x % SELECT_COPIES], 1u);
+    select_find_range(m, scores, aligned, candidates);
+    kas_u32 low = m->least, high = m->greatest, wanted = keep;
+    bool gathered = false;
+    while (low != high) {
+        const int bits = 32 - __clz((int)(high - low));
+        const kas_u32 shift = bits > 11 ? (kas_u32)bits - 11u : 0u;
+        select_count(m, scores, aligned, candidates, gathered, low, high, shift, wanted);
+        wanted -= m->above;
+        low += m->digit << shift;
+        high = kas_min2(high, low + ((1u << shift) - 1u));
+        if (!gathered && low != high && m->inside <= SELECT_GATHERED) {
+            select_gather(m, scores, aligned, candidates, low, high);
+            gathered = true;
         }
-        __syncthreads();
-        select_find_digit(m, found.equal);
-        found.key |= m->digit << shift;
-        found.equal -= m->above;
-        known |= digits << shift;
+        __syncthreads(); /* the digit has been read */
     }
+    const select_threshold found = {low, wanted};
     return found;
 }
 

@@ -1,7 +1,7 @@
 /*
- * select_cluster.cu - top-k lists on sm_90, a cluster of eight blocks a list. Each block reads its eighth of the scores
- * once and keeps the sort keys in shared memory; a radix pass adds up the blocks' histograms over distributed shared
- * memory, an eighth of the bins each.
+ * select_cluster.cu - top-k lists on sm_90. Many lists take a block each, as elsewhere. Few take a cluster of eight
+ * blocks each: every block reads its eighth of the scores once and keeps the sort keys in shared memory; a radix pass
+ * adds up the blocks' histograms over distributed shared memory, an eighth of the bins each.
  */
 #include "select.cuh"
 
@@ -214,3 +214,5 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(SEL
     const kas_work work = {call, slots};
     select_cluster_group(work, memory);
 }
+
+KAS_CUDA_KERNEL(select_cluster_many, SELECT_THREADS, 4, sizeof(select_memory), select_block)

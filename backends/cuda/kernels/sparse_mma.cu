@@ -10,11 +10,10 @@ template <class S> KAS_CU void sparse_mma(const kas_work &w, unsigned char *memo
     const kas_sequence s = kas_load_sequence(w);
     const kas_u32 u = w.call.tile_begin + (gridDim.x - 1u - blockIdx.x), g = blockIdx.y;
     const kas_tile t = kas_load_tile(w, s, u);
-    const kas_u32 queries = t.query_end - t.query_begin;
-    if (queries == 0)
+    if (t.query_begin == t.query_end)
         return;
     const kas_u32 row = kas_table(w, session.head_map_at + w.call.layer * session.kv_heads + g);
-    const flash_rows rows = {g * session.group, t.query_begin, queries, session.group * queries};
+    const flash_rows rows = flash_tile_rows(w, t, g);
     const kas_keys keys = kas_keys_listed(w, s, t, u, row, kas_causal_keys(s, t.query_end - 1u));
     flash_mma<S>(w, memory, s, rows, keys, g, kas_has(w, KAS_CALL_LSE), kas_has(w, KAS_CALL_OUT));
 }
