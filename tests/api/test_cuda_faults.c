@@ -1,0 +1,103 @@
+/*
+ * test_cuda_faults.c - a CUDA driver that is missing something or fails: each fault gives a status and a sentence, the
+ * process lives, other devices go on working. The driver is tests/api/fake_cuda, found through LD_LIBRARY_PATH; the
+ * first argument names the fault.
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include <kascade/kascade.h>
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void expect(bool holds, const char *what)
+{
+    if (!holds) {
+        fprintf(stderr, "%s: not so; the last error: %s\n", what, kas_last_error());
+        exit(1);
+    }
+}
+
+static void expect_fault(kas_status status, kas_status expected, const char *words)
+{
+    printf("status %d: %s\n", status, kas_last_error());
+    expect(status == expected, "the status is the expected one");
+    expect(strstr(kas_last_error(), words) != NULL, words);
+}
+
+static kas_status open_device(const char *device, kas_context **context)
+{
+    return kas_context_create(&(kas_context_desc){.struct_size = sizeof(kas_context_desc), .device = device}, context);
+}
+
+static void expect_cpu_works(void)
+{
+    kas_context *context = NULL;
+    kas_buffer *buffer = NULL;
+    expect(open_device("cpu", &context) == KAS_OK && kas_buffer_create(context, 64, &buffer) == KAS_OK, "cpu works");
+    kas_buffer_destroy(buffer);
+    kas_context_destroy(context);
+}
+
+/* No device is there, for a reason that has `words`. */
+static void test_absent(const char *words)
+{
+    kas_context *context = NULL;
+    expect_fault(open_device("cuda:0", &context), KAS_ERROR_NO_DEVICE, words);
+}
+
+static void test_memory(void)
+{
+    kas_context *context = NULL;
+    kas_buffer *buffer = NULL;
+    expect(open_device("cuda:0", &context) == KAS_OK, "the device opens");
+    expect_fault(kas_buffer_create(context, 4096, &buffer), KAS_ERROR_OUT_OF_DEVICE_MEMORY, "4096 bytes");
+    expect(buffer == NULL, "the out-parameter is untouched");
+    kas_context_destroy(context);
+}
+
+static void test_lost(void)
+{
+    kas_context *context = NULL;
+    kas_stream *stream = NULL;
+    kas_session *session = NULL;
+    kas_buffer *memory = NULL;
+    expect(open_device("cuda:0", &context) == KAS_OK && kas_stream_create(context, &stream) == KAS_OK &&
+               kas_buffer_create(context, 1 << 20, &memory) == KAS_OK,
+           "the device opens");
+    const kas_session_desc desc = {.struct_size = sizeof(desc), .heads = 8, .kv_heads = 2, .head_dim = 128,
+                                   .dtype = KAS_DTYPE_F16, .max_keys = 64};
+    expect(kas_session_create(context, &desc, &session) == KAS_OK, "a session is made");
+    const kas_attention args = {.struct_size = sizeof(args), .keys = 64, .q = {.buffer = memory},
+                                .k = {.buffer = memory}, .v = {.buffer = memory},
+                                .out = {.buffer = memory, .offset = 1 << 19}};
+    expect(kas_attend(session, stream, KAS_PHASE_DECODE, &args) == KAS_OK, "the launch that goes wrong is accepted");
+    expect_fault(kas_stream_wait(stream), KAS_ERROR_DEVICE_LOST, "lost");
+    expect_fault(kas_attend(session, stream, KAS_PHASE_DECODE, &args), KAS_ERROR_DEVICE_LOST, "earlier error");
+    kas_buffer_destroy(memory);
+    kas_session_destroy(session);
+    kas_stream_destroy(stream);
+    kas_context_destroy(context);
+}
+
+int main(int argc, char **argv)
+{
+    const char *fault = argc > 1 ? argv[1] : "";
+    setenv("FAKE_CUDA", fault, 1);
+    if (strcmp(fault, "none") == 0)
+        test_absent("no device");
+    else if (strcmp(fault, "old") == 0)
+        test_absent("supports CUDA 11.4");
+    else if (strcmp(fault, "lacks") == 0)
+        test_absent("it lacks cuMemsetD8Async");
+    else if (strcmp(fault, "memory") == 0)
+        test_memory();
+    else if (strcmp(fault, "lost") == 0)
+        test_lost();
+    else
+        expect(false, "the argument is none, old, lacks, memory or lost");
+    expect_cpu_works();
+    return 0;
+}
