@@ -126,6 +126,23 @@ show_fuzzed() {
     return "$(cat "$1.status")"
 }
 
+# validated KINDS FILTER: small cases on vulkan under the validation layers with KINDS of checks; no message may come.
+validated() {
+    local settings=$repository/out/vk_layer_settings.txt log=$repository/out/validation.log
+    mkdir -p "$repository/out"
+    {
+        echo "khronos_validation.debug_action = VK_DBG_LAYER_ACTION_LOG_MSG"
+        echo "khronos_validation.report_flags = error,warn,perf"
+        echo "khronos_validation.log_filename = stdout"
+        echo "khronos_validation.enables = $1"
+    } >"$settings"
+    VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation VK_LAYER_SETTINGS_PATH=$settings timeout "$test_limit" \
+        "$repository/build/tests/conformance/test_conformance" --device vulkan --small --filter "$2" >"$log" 2>&1
+    local status=$?
+    tail -n 1 "$log"
+    ! grep -F Validation "$log" && [ "$status" -eq 0 ]
+}
+
 # Unit tests under valgrind, which sees uninitialised reads that the sanitizers do not. Drivers are hidden, because they
 # leak; test_model, which reads 3,000 tokens, would take a quarter of an hour, and test_layouts runs the same code.
 valgrind_units() {
@@ -229,6 +246,10 @@ if [ "$tier" != quick ]; then
     step "tsan build" build_preset tsan out/tsan -DKASCADE_TOOLS=OFF -DKASCADE_EXAMPLES=OFF &&
         tests "tsan tests" out/tsan -R '^(unit|api)'
     step "valgrind" valgrind_units
+    step "Vulkan, synchronization validation" validated VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT \
+        '^select/|d32_.*/(plain|ragged|page7|segments|tight)@'
+    step "Vulkan, GPU-assisted validation" validated VK_VALIDATION_FEATURE_ENABLE_GPU_ASSISTED_EXT \
+        '^select/.*d32.*/plain|d32_.*/plain@.*generic'
     oclgrind_rows
     other_processor
     # An hour of processor time: all targets run at once, so on two processors it takes half of one, and the whole of

@@ -7,7 +7,8 @@
 /* sparse_split binds all slots but SCORES and LOGITS. */
 #define STORAGE_BUFFERS_NEEDED (KAS_SLOT_COUNT - 2)
 #define INVOCATIONS_NEEDED 128
-#define SHARED_MEMORY_NEEDED 16384
+/* attend at head dimension 256. */
+#define SHARED_MEMORY_NEEDED 24576
 #define MATRIX_SHARED_MEMORY 49152
 /* Vector loads are 16 bytes wide. */
 #define LEAST_ALIGNMENT 16
