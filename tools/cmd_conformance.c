@@ -210,6 +210,7 @@ static kas_status conformance_command(int argc, char **argv)
         {"--small", NULL, "short sequences and few variations, for devices that compute slowly", ARGS_FLAG, &small},
         {"--seed", "N", "seed of every case's numbers (1)", ARGS_U32, &seed, 0, UINT32_MAX},
         {"--threads", "N", "threads of a CPU device (0: one a processor)", ARGS_U32, &options.threads, 0, 1024},
+        {"--jobs", "N", "cases at the same time (1)", ARGS_U32, &options.jobs, 1, 256},
         {"--json", NULL, "print one JSON object: counts, rows and every case", ARGS_FLAG, &json},
         {"--report", "FILE", "write that object to a file, and a page to read beside it (.html)", ARGS_TEXT, &path},
         {"--table", NULL, "run nothing: print one table of the records given", ARGS_FLAG, &table_of_records},

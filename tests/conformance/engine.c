@@ -7,6 +7,7 @@
 #include "memory.h"
 #include "runner.h"
 
+#include <pthread.h>
 #include <regex.h>
 #include <stdarg.h>
 #include <string.h>
@@ -27,6 +28,12 @@ typedef struct forced {
     kas_context *context;
 } forced;
 
+/* What a case gave with a forced name. */
+typedef struct outcome {
+    bool wanted, counted; /* counted: the session used a row of the name */
+    conformance_result result;
+} outcome;
+
 typedef struct engine {
     const conformance_options *options;
     conformance_report *report;
@@ -34,9 +41,20 @@ typedef struct engine {
     kas_context *context; /* whose table of rows is read */
     forced *forced;
     uint32_t forced_count;
+    conformance_case *cases;
+    uint32_t case_count;
+    outcome *outcomes; /* [case_count][forced_count], so that the report's order is that of the cases */
     uint32_t planned;
-    uint32_t room;
+    pthread_mutex_t mutex; /* of all below, and of the report's counts */
+    uint32_t next_case;
 } engine;
+
+/* One of the threads that take cases. */
+typedef struct worker {
+    engine *engine;
+    uint32_t index;
+    pthread_t thread;
+} worker;
 
 static char error_text[320];
 
@@ -173,23 +191,20 @@ static void count_rows(engine *e, const used_rows *used, const conformance_case 
     }
 }
 
-static void keep_result(engine *e, const conformance_result *result)
+/* Counts the outcome and reports it; the results themselves are gathered at the end. */
+static void keep_outcome(engine *e, const used_rows *used, const conformance_case *c, outcome *o)
 {
     conformance_report *report = e->report;
-    if (report->result_count == e->room) {
-        e->room = e->room ? 2 * e->room : 1024;
-        conformance_result *larger = memory_alloc(e->room, sizeof(*larger));
-        if (report->result_count)
-            memcpy(larger, report->results, report->result_count * sizeof(*larger));
-        free(report->results);
-        report->results = larger;
-    }
-    report->results[report->result_count++] = *result;
-    report->passed += result->verdict == CONFORMANCE_PASSED;
-    report->failed += result->verdict == CONFORMANCE_FAILED;
-    report->skipped += result->verdict == CONFORMANCE_SKIPPED;
+    pthread_mutex_lock(&e->mutex);
+    o->counted = true;
+    count_rows(e, used, c, &o->result);
+    report->result_count++;
+    report->passed += o->result.verdict == CONFORMANCE_PASSED;
+    report->failed += o->result.verdict == CONFORMANCE_FAILED;
+    report->skipped += o->result.verdict == CONFORMANCE_SKIPPED;
     if (e->options->progress)
-        e->options->progress(e->options->user, result, report->result_count, e->planned);
+        e->options->progress(e->options->user, &o->result, report->result_count, e->planned);
+    pthread_mutex_unlock(&e->mutex);
 }
 
 static void run_once(const forced *f, const case_data *data, expect_cache *expected, const conformance_case *c,
@@ -202,23 +217,22 @@ static void run_once(const forced *f, const case_data *data, expect_cache *expec
 }
 
 static void run_forced(engine *e, const forced *f, const case_data *data, expect_cache *expected,
-                       const conformance_case *c)
+                       const conformance_case *c, outcome *o)
 {
-    conformance_result result = {0}, again = {0};
+    conformance_result *result = &o->result, again = {0};
     used_rows used = {.name = f->name}, ignored = {.name = f->name};
-    snprintf(result.name, sizeof(result.name), "%s", c->name);
-    snprintf(result.variant, sizeof(result.variant), "%s", f->name);
-    run_once(f, data, expected, c, &used, &result);
-    if ((c->traits & CASE_REPEAT) && result.verdict == CONFORMANCE_PASSED) {
+    snprintf(result->name, sizeof(result->name), "%s", c->name);
+    snprintf(result->variant, sizeof(result->variant), "%s", f->name);
+    run_once(f, data, expected, c, &used, result);
+    if ((c->traits & CASE_REPEAT) && result->verdict == CONFORMANCE_PASSED) {
         run_once(f, data, expected, c, &ignored, &again);
-        if (again.verdict != CONFORMANCE_PASSED || again.digest != result.digest)
-            result_fail(&result, "a second run gave other bits");
+        if (again.verdict != CONFORMANCE_PASSED || again.digest != result->digest)
+            result_fail(result, "a second run gave other bits");
     }
     /* A session that found none of the rows to fit ran the library's choice: not a case of this name. */
-    if (result.verdict == CONFORMANCE_PASSED && used.count == 0 && strcmp(f->name, BEST) != 0)
+    if (result->verdict == CONFORMANCE_PASSED && used.count == 0 && strcmp(f->name, BEST) != 0)
         return;
-    count_rows(e, &used, c, &result);
-    keep_result(e, &result);
+    keep_outcome(e, &used, c, o);
 }
 
 static bool is_wanted(const engine *e, const conformance_case *c, const char *name)
@@ -228,18 +242,22 @@ static bool is_wanted(const engine *e, const conformance_case *c, const char *na
     return may_take(e, name, c) && (!e->options->filter || regexec(&e->filter, text, 0, NULL, 0) == 0);
 }
 
-static void run_case(engine *e, const conformance_case *c)
+/* With every wanted name, beginning with another one in each thread: the first use of a row may compile it. */
+static void run_case(engine *e, uint32_t n, uint32_t first)
 {
+    const conformance_case *c = &e->cases[n];
     case_data *data = NULL;
     expect_cache *expected = NULL;
-    for (uint32_t i = 0; i < e->forced_count; i++) {
-        if (!is_wanted(e, c, e->forced[i].name))
+    for (uint32_t k = 0; k < e->forced_count; k++) {
+        uint32_t i = (first + k) % e->forced_count;
+        outcome *o = &e->outcomes[(size_t)n * e->forced_count + i];
+        if (!o->wanted)
             continue;
         if (!data && c->operation != CASE_FAR) {
             data = data_make(c);
             expected = expect_make(data);
         }
-        run_forced(e, &e->forced[i], data, expected, c);
+        run_forced(e, &e->forced[i], data, expected, c, o);
     }
     if (data) {
         expect_free(expected);
@@ -247,16 +265,57 @@ static void run_case(engine *e, const conformance_case *c)
     }
 }
 
+static void *take_cases(void *argument)
+{
+    worker *w = argument;
+    engine *e = w->engine;
+    for (;;) {
+        pthread_mutex_lock(&e->mutex);
+        uint32_t n = e->next_case++;
+        pthread_mutex_unlock(&e->mutex);
+        if (n >= e->case_count)
+            return NULL;
+        run_case(e, n, w->index);
+    }
+}
+
+static void plan_cases(engine *e)
+{
+    e->cases = cases_make(e->options->tier, e->options->seed, &e->case_count);
+    e->outcomes = memory_alloc((size_t)e->case_count * e->forced_count, sizeof(outcome));
+    for (uint32_t n = 0; n < e->case_count; n++) {
+        for (uint32_t i = 0; i < e->forced_count; i++) {
+            bool wanted = is_wanted(e, &e->cases[n], e->forced[i].name);
+            e->outcomes[(size_t)n * e->forced_count + i].wanted = wanted;
+            e->planned += wanted;
+        }
+    }
+}
+
+static void gather_results(engine *e)
+{
+    e->report->results = memory_alloc(e->report->result_count, sizeof(conformance_result));
+    uint32_t count = 0;
+    for (size_t i = 0; i < (size_t)e->case_count * e->forced_count; i++)
+        if (e->outcomes[i].counted)
+            e->report->results[count++] = e->outcomes[i].result;
+}
+
+/* The calling thread is the first worker; a thread that cannot be started leaves its share to the others. */
 static void run_all(engine *e)
 {
-    uint32_t count;
-    conformance_case *cases = cases_make(e->options->tier, e->options->seed, &count);
-    for (uint32_t n = 0; n < count; n++)
-        for (uint32_t i = 0; i < e->forced_count; i++)
-            e->planned += is_wanted(e, &cases[n], e->forced[i].name);
-    for (uint32_t n = 0; n < count; n++)
-        run_case(e, &cases[n]);
-    free(cases);
+    uint32_t count = e->options->jobs ? e->options->jobs : 1, started = 1;
+    worker *workers = memory_alloc(count, sizeof(worker));
+    plan_cases(e);
+    for (uint32_t i = 0; i < count; i++)
+        workers[i] = (worker){.engine = e, .index = i};
+    while (started < count && pthread_create(&workers[started].thread, NULL, take_cases, &workers[started]) == 0)
+        started++;
+    take_cases(&workers[0]);
+    for (uint32_t i = 1; i < started; i++)
+        pthread_join(workers[i].thread, NULL);
+    gather_results(e);
+    free(workers);
 }
 
 /* ---- The whole ------------------------------------------------------------------------------------------------- */
@@ -287,7 +346,7 @@ static kas_status run_device(engine *e)
 
 kas_status conformance_run(const conformance_options *options, conformance_report *report)
 {
-    engine e = {.options = options, .report = report};
+    engine e = {.options = options, .report = report, .mutex = PTHREAD_MUTEX_INITIALIZER};
     double begun = seconds();
     *report = (conformance_report){.tier = options->tier, .seed = options->seed, .commit = CONFORMANCE_COMMIT};
     if (options->filter && regcomp(&e.filter, options->filter, REG_EXTENDED | REG_NOSUB) != 0)
@@ -297,6 +356,8 @@ kas_status conformance_run(const conformance_options *options, conformance_repor
         kas_context_destroy(e.forced[i].context);
     kas_context_destroy(e.context);
     free(e.forced);
+    free(e.cases);
+    free(e.outcomes);
     if (options->filter)
         regfree(&e.filter);
     report->duration_s = seconds() - begun;

@@ -16,7 +16,9 @@ typedef struct conformance_options {
     case_tier tier;
     uint64_t seed;
     uint32_t threads; /* of a CPU context; 0: all */
-    /* Called after each case, with the number done and about how many there are; may be NULL. */
+    uint32_t jobs;    /* cases at the same time, each from a thread of its own; 0: 1 */
+    /* Called after each case, never by two threads at once, with the number done and about how many there are; may be
+     * NULL. */
     void (*progress)(void *user, const conformance_result *result, uint32_t done, uint32_t total);
     void *user;
 } conformance_options;

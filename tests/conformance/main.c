@@ -27,8 +27,10 @@ int main(int argc, char **argv)
             options.filter = argv[++i];
         else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
             options.seed = strtoull(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--jobs") == 0 && i + 1 < argc)
+            options.jobs = (uint32_t)strtoul(argv[++i], NULL, 0);
         else {
-            fprintf(stderr, "usage: %s [--device D] [--filter RE] [--quick | --small] [--seed N]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--device D] [--filter RE] [--quick | --small] [--seed N] [--jobs N]\n", argv[0]);
             return 2;
         }
     }
