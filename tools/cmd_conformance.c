@@ -48,6 +48,7 @@ static cJSON *result_json(const conformance_result *result)
     cJSON_AddStringToObject(object, "status", verdict_name(result->verdict));
     cJSON_AddNumberToObject(object, "error", result->error);
     cJSON_AddNumberToObject(object, "bound", result->bound);
+    cJSON_AddNumberToObject(object, "seconds", (double)(uint64_t)(result->seconds * 1e6) * 1e-6);
     if (result->message[0])
         cJSON_AddStringToObject(object, "message", result->message);
     return object;

@@ -221,6 +221,7 @@ static void run_forced(engine *e, const forced *f, const case_data *data, expect
 {
     conformance_result *result = &o->result, again = {0};
     used_rows used = {.name = f->name}, ignored = {.name = f->name};
+    double begun = seconds();
     snprintf(result->name, sizeof(result->name), "%s", c->name);
     snprintf(result->variant, sizeof(result->variant), "%s", f->name);
     run_once(f, data, expected, c, &used, result);
@@ -229,6 +230,7 @@ static void run_forced(engine *e, const forced *f, const case_data *data, expect
         if (again.verdict != CONFORMANCE_PASSED || again.digest != result->digest)
             result_fail(result, "a second run gave other bits");
     }
+    result->seconds = seconds() - begun;
     /* A session that found none of the rows to fit ran the library's choice: not a case of this name. */
     if (result->verdict == CONFORMANCE_PASSED && used.count == 0 && strcmp(f->name, BEST) != 0)
         return;

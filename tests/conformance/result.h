@@ -21,6 +21,7 @@ typedef struct conformance_result {
     double error, bound; /* the measurement that came nearest to its bound */
     char message[320];   /* "" when passed */
     uint64_t digest;     /* of every output byte, to compare reruns */
+    double seconds;      /* from the case's first buffer to its last, the oracle's work included */
 } conformance_result;
 
 #if defined(__GNUC__)
