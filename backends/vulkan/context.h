@@ -21,6 +21,7 @@ typedef struct kas_vulkan_limits {
     uint32_t vendor, device;
     uint8_t cache_uuid[VK_UUID_SIZE];
     uint32_t subgroup_size;
+    uint32_t matrix[3];                    /* M, N and K of the matrices that kernels use; zeros: none */
     uint32_t storage_buffers;              /* a kernel may bind */
     uint64_t storage_range;                /* bytes of one of them */
     uint32_t group_invocations;
@@ -204,7 +205,8 @@ kas_status kas_vulkan_fill(kas_backend_stream *stream, kas_backend_buffer *buffe
 typedef struct kas_vulkan_code {
     const unsigned char *spirv[KAS_DTYPE_BF16 + 1];
     const size_t *size[KAS_DTYPE_BF16 + 1];
-    uint32_t invocations; /* work group size */
+    uint32_t invocations; /* work group size; in decode on matrices by their shape */
+    enum { KAS_VULKAN_NO_MATRIX, KAS_VULKAN_MATRIX_BLOCK, KAS_VULKAN_MATRIX_STREAM } matrix;
 } kas_vulkan_code;
 
 struct kas_backend_kernel {
@@ -227,9 +229,9 @@ void kas_vulkan_cache_close(kas_backend_context *context);
 
 /* KAS_VULKAN_HAVE_MATRIX: a shader compiler of this build knows cooperative matrices. */
 #ifdef KAS_VULKAN_HAVE_MATRIX
-#define KAS_VULKAN_VARIANT_COUNT 38
+#define KAS_VULKAN_VARIANT_COUNT 40
 #else
-#define KAS_VULKAN_VARIANT_COUNT 31
+#define KAS_VULKAN_VARIANT_COUNT 33
 #endif
 extern const kas_variant kas_vulkan_variants[KAS_VULKAN_VARIANT_COUNT];
 

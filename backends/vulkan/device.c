@@ -144,8 +144,20 @@ static void find_queue_family(const kas_vulkan_instance_api *api, VkPhysicalDevi
     }
 }
 
-/* Whether subgroups multiply f16 matrices of 16 x 16 x 16 into f32 sums, the one shape that kernels are written for. */
-static bool has_matrix_shape(const kas_vulkan_instance_api *api, VkPhysicalDevice physical)
+/* Whether kernels can use matrices of a shape: f16 x f16 + f32 by subgroups, sides that subgroups and vectors divide. */
+static bool is_usable_shape(const VkCooperativeMatrixPropertiesKHR *s)
+{
+    const uint32_t sides[3] = {s->MSize, s->NSize, s->KSize};
+    for (int i = 0; i < 3; i++)
+        if (sides[i] != 8 && sides[i] != 16 && sides[i] != 32)
+            return false;
+    return s->AType == VK_COMPONENT_TYPE_FLOAT16_KHR && s->BType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
+           s->CType == VK_COMPONENT_TYPE_FLOAT32_KHR && s->ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR &&
+           s->scope == VK_SCOPE_SUBGROUP_KHR;
+}
+
+/* Products of f16 matrices by subgroups into f32 sums: 16 x 16 x 16 where the device has it, otherwise the first shape. */
+static void find_matrix_shape(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, uint32_t sides[3])
 {
     VkCooperativeMatrixPropertiesKHR shapes[64];
     uint32_t count = KAS_COUNT(shapes);
@@ -153,15 +165,16 @@ static bool has_matrix_shape(const kas_vulkan_instance_api *api, VkPhysicalDevic
         shapes[i] = (VkCooperativeMatrixPropertiesKHR){.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR};
     VkResult result = api->GetPhysicalDeviceCooperativeMatrixPropertiesKHR(physical, &count, shapes);
     if (result != VK_SUCCESS && result != VK_INCOMPLETE)
-        return false;
+        return;
     for (uint32_t i = 0; i < count; i++) {
         const VkCooperativeMatrixPropertiesKHR *s = &shapes[i];
-        if (s->AType == VK_COMPONENT_TYPE_FLOAT16_KHR && s->BType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
-            s->CType == VK_COMPONENT_TYPE_FLOAT32_KHR && s->ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR &&
-            s->scope == VK_SCOPE_SUBGROUP_KHR && s->MSize == 16 && s->NSize == 16 && s->KSize == 16)
-            return true;
+        bool preferred = s->MSize == 16 && s->NSize == 16 && s->KSize == 16;
+        if (is_usable_shape(s) && (preferred || sides[0] == 0)) {
+            sides[0] = s->MSize;
+            sides[1] = s->NSize;
+            sides[2] = s->KSize;
+        }
     }
-    return false;
 }
 
 static bool has_matrix2(const VkPhysicalDeviceCooperativeMatrix2FeaturesNV *f)
@@ -173,7 +186,7 @@ static bool has_matrix2(const VkPhysicalDeviceCooperativeMatrix2FeaturesNV *f)
 }
 
 static uint64_t find_features(const kas_vulkan_instance_api *api, VkPhysicalDevice physical,
-                              const extension_list *extensions)
+                              const extension_list *extensions, kas_vulkan_limits *limits)
 {
     VkPhysicalDeviceCooperativeMatrix2FeaturesNV matrix2 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_FEATURES_NV};
@@ -199,8 +212,9 @@ static uint64_t find_features(const kas_vulkan_instance_api *api, VkPhysicalDevi
         features |= KAS_FEATURE_INT64;
     if (v12.bufferDeviceAddress)
         features |= KAS_FEATURE_ADDRESS;
-    if (matrix.cooperativeMatrix && v12.vulkanMemoryModel && v12.shaderFloat16 && v11.storageBuffer16BitAccess &&
-        has_matrix_shape(api, physical))
+    if (matrix.cooperativeMatrix && v12.vulkanMemoryModel && v12.shaderFloat16 && v11.storageBuffer16BitAccess)
+        find_matrix_shape(api, physical, limits->matrix);
+    if (limits->matrix[0] != 0)
         features |= KAS_FEATURE_COOPMAT;
     if ((features & KAS_FEATURE_COOPMAT) && has_matrix2(&matrix2))
         features |= KAS_FEATURE_COOPMAT2;
@@ -341,7 +355,7 @@ kas_status kas_vulkan_describe(const kas_vulkan_instance_api *api, VkPhysicalDev
     find_memory(api, physical, v11.maxMemoryAllocationSize, info);
     find_queue_family(api, physical, limits);
     info->compute_units = compute_units(base.properties.deviceType, sm.shaderSMCount, core.activeComputeUnitCount);
-    info->features = find_features(api, physical, &extensions);
+    info->features = find_features(api, physical, &extensions, limits);
     limits->subgroup_size = v11.subgroupSize;
     if (!fits_matrix_kernels(&base.properties, limits))
         info->features &= ~(KAS_FEATURE_COOPMAT | KAS_FEATURE_COOPMAT2);

@@ -138,15 +138,35 @@ static kas_status create_layouts(kas_backend_context *context, kas_backend_kerne
     return KAS_OK;
 }
 
+/*
+ * Work group sizes of rows on matrices, so that their shared memory stays within what device.c asks for whatever the
+ * shape. In decode subgroups take 64 keys together; where matrices have 32 rows there are half as many.
+ */
+static uint32_t work_group_size(const kas_vulkan_limits *limits, const kas_vulkan_code *code)
+{
+    const uint32_t *side = limits->matrix;
+    if (code->matrix == KAS_VULKAN_NO_MATRIX)
+        return code->invocations;
+    if (code->matrix == KAS_VULKAN_MATRIX_BLOCK)
+        return side[0] > 16 ? code->invocations / 2 : code->invocations;
+    uint32_t together = side[0] > 16 ? 32 : 64;
+    uint32_t keys = 8 * limits->subgroup_size / side[0]; /* of one: STRIP_KEYS of matrix.glsl */
+    keys = kas_max_u32(keys, kas_max_u32(side[1], side[2]));
+    return limits->subgroup_size * (keys < together ? together / keys : 1);
+}
+
 static kas_status create_pipeline(kas_backend_context *context, kas_backend_kernel *kernel, VkShaderModule module)
 {
     const uint32_t values[KAS_CONSTANT_COUNT] = {
-        [KAS_CONSTANT_INVOCATIONS] = kernel->code->invocations,
+        [KAS_CONSTANT_INVOCATIONS] = work_group_size(&context->limits, kernel->code),
         [KAS_CONSTANT_HEAD_DIM] = kernel->spec.head_dim,
         [KAS_CONSTANT_GROUP] = kernel->spec.group,
         [KAS_CONSTANT_TILE] = kernel->spec.tile,
         [KAS_CONSTANT_PAGE_SIZE] = kernel->spec.page_size,
         [KAS_CONSTANT_SUBGROUP] = context->limits.subgroup_size,
+        [KAS_CONSTANT_MATRIX_M] = context->limits.matrix[0],
+        [KAS_CONSTANT_MATRIX_N] = context->limits.matrix[1],
+        [KAS_CONSTANT_MATRIX_K] = context->limits.matrix[2],
     };
     VkSpecializationMapEntry entries[KAS_CONSTANT_COUNT];
     for (uint32_t i = 0; i < KAS_CONSTANT_COUNT; i++)
@@ -233,6 +253,10 @@ kas_status kas_vulkan_kernel_load(kas_backend_context *context, const kas_varian
     if (code->invocations > context->limits.group_invocations)
         return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s needs work groups of %u, the device has %u",
                         kas_op_name(variant->op), variant->name, code->invocations, context->limits.group_invocations);
+    const uint32_t *side = context->limits.matrix;
+    if (code->matrix != KAS_VULKAN_NO_MATRIX && spec->head_dim % kas_max_u32(side[1], side[2]) != 0)
+        return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s: matrices of %u x %u x %u do not divide head dimension %u",
+                        kas_op_name(variant->op), variant->name, side[0], side[1], side[2], spec->head_dim);
     kas_mutex_lock(context->lock);
     kas_status status = KAS_OK;
     kas_backend_kernel *found = find_kernel(context, code, spec);

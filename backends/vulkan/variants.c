@@ -54,11 +54,17 @@ TYPED_CODE(logits)
 
 LANES_CODE(attend_split)
 LANES_CODE(sparse_split)
+LANES_CODE(merge)
 LANES_CODE(logits)
 
-DECLARE(select_lanes)
-static const kas_vulkan_code select_lanes = {BUILD(KAS_DTYPE_F32, select_lanes), BUILD(KAS_DTYPE_F16, select_lanes),
-                                             BUILD(KAS_DTYPE_BF16, select_lanes), .invocations = 1024};
+/* A kernel that does not see the storage type. */
+#define PLAIN_LANES_CODE(op, invocation_count)                                                                         \
+    DECLARE(op##_lanes)                                                                                                \
+    static const kas_vulkan_code op##_lanes = {BUILD(KAS_DTYPE_F32, op##_lanes), BUILD(KAS_DTYPE_F16, op##_lanes),     \
+                                               BUILD(KAS_DTYPE_BF16, op##_lanes), .invocations = invocation_count};
+
+PLAIN_LANES_CODE(select, 1024)
+PLAIN_LANES_CODE(pool, 128)
 
 #define LANES_ROW(number, text)                                                                                        \
     {.name = #text "_subgroup",                                                                                        \
@@ -70,20 +76,21 @@ static const kas_vulkan_code select_lanes = {BUILD(KAS_DTYPE_F32, select_lanes),
      .needs = KAS_FEATURE_SUBGROUP | KAS_FEATURE_STORAGE16,                                                            \
      .code = &text##_lanes}
 
-/* ---- Rows on cooperative matrices: f16, head dimensions in steps of a matrix's side ------------------------------ */
+/* ---- Rows on cooperative matrices: f16, head dimensions in steps of a matrix's sides ----------------------------- */
 
 #ifdef KAS_VULKAN_HAVE_MATRIX
-#define MATRIX_CODE(op, invocation_count)                                                                                \
+#define MATRIX_CODE(op, kind, invocation_count)                                                                        \
     DECLARE(op##_matrix_f16)                                                                                           \
-    static const kas_vulkan_code op##_matrix = {BUILD(KAS_DTYPE_F16, op##_matrix_f16), .invocations = invocation_count};
+    static const kas_vulkan_code op##_matrix = {                                                                       \
+        BUILD(KAS_DTYPE_F16, op##_matrix_f16), .invocations = invocation_count, .matrix = KAS_VULKAN_MATRIX_##kind};
 
-MATRIX_CODE(attend, 256)
-MATRIX_CODE(lse, 256)
-MATRIX_CODE(scores, 256)
-MATRIX_CODE(sparse, 256)
-MATRIX_CODE(attend_split, 128)
-MATRIX_CODE(sparse_split, 128)
-MATRIX_CODE(logits, 128)
+MATRIX_CODE(attend, BLOCK, 256)
+MATRIX_CODE(lse, BLOCK, 256)
+MATRIX_CODE(scores, BLOCK, 256)
+MATRIX_CODE(sparse, BLOCK, 256)
+MATRIX_CODE(attend_split, STREAM, 0)
+MATRIX_CODE(sparse_split, STREAM, 0)
+MATRIX_CODE(logits, STREAM, 0)
 
 #define MATRIX_ROW(number, text, ...)                                                                                  \
     {.name = #text "_matrix",                                                                                          \
@@ -105,6 +112,15 @@ MATRIX_CODE(logits, 128)
 
 #define PLAIN_ROW(number, text, ...)                                                                                   \
     {.name = #text "_generic", .op = number, .dtypes = KAS_DTYPES_ALL, ANY_HEAD_DIM, .code = &text##_generic, __VA_ARGS__}
+
+#define PLAIN_LANES_ROW(number, text, ...)                                                                             \
+    {.name = #text "_subgroup",                                                                                        \
+     .op = number,                                                                                                     \
+     .dtypes = KAS_DTYPES_ALL,                                                                                         \
+     ANY_HEAD_DIM,                                                                                                     \
+     .needs = KAS_FEATURE_SUBGROUP,                                                                                    \
+     .code = &text##_lanes,                                                                                            \
+     __VA_ARGS__}
 
 /* f32 asks nothing of the device, 16-bit types want them in storage buffers or go by words. */
 #define TYPED_ROWS(number, text, ...)                                                                                  \
@@ -132,12 +148,7 @@ const kas_variant kas_vulkan_variants[] = {
     TYPED_ROWS(KAS_OP_LSE, lse, .block_queries = 16, .per_head = true),
     MATRIX_ROW(KAS_OP_SCORES, scores, .block_keys = 256)
     TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
-    {.name = "select_subgroup",
-     .op = KAS_OP_SELECT,
-     .dtypes = KAS_DTYPES_ALL,
-     ANY_HEAD_DIM,
-     .needs = KAS_FEATURE_SUBGROUP,
-     .code = &select_lanes},
+    PLAIN_LANES_ROW(KAS_OP_SELECT, select),
     PLAIN_ROW(KAS_OP_SELECT, select),
     MATRIX_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     TYPED_ROWS(KAS_OP_SPARSE, sparse, .block_queries = 16, .per_head = true),
@@ -147,10 +158,12 @@ const kas_variant kas_vulkan_variants[] = {
     MATRIX_ROW(KAS_OP_SPARSE_SPLIT, sparse_split, .max_group = 0)
     LANES_ROW(KAS_OP_SPARSE_SPLIT, sparse_split),
     TYPED_ROWS(KAS_OP_SPARSE_SPLIT, sparse_split),
+    LANES_ROW(KAS_OP_MERGE, merge),
     TYPED_ROWS(KAS_OP_MERGE, merge),
     MATRIX_ROW(KAS_OP_LOGITS, logits, .max_group = 0)
     LANES_ROW(KAS_OP_LOGITS, logits),
     TYPED_ROWS(KAS_OP_LOGITS, logits),
+    PLAIN_LANES_ROW(KAS_OP_POOL, pool, .block_keys = 4 * 128),
     PLAIN_ROW(KAS_OP_POOL, pool, .block_keys = GENERIC_INVOCATIONS),
     PLAIN_ROW(KAS_OP_MASS, mass),
 };

@@ -9,6 +9,7 @@
 #include "keys.glsl"
 #include "vectors.glsl"
 #include "matrix.glsl"
+#include "matrix_block.glsl"
 #include "matrix_online.glsl"
 
 const uint QUERIES = 32u;

@@ -10,9 +10,8 @@
 #include "keys.glsl"
 #include "vectors.glsl"
 #include "matrix.glsl"
+#include "matrix_stream.glsl"
 #include "matrix_split.glsl"
-KAS_WRITE(KAS_SLOT_PART_O, float, part_o)
-#include "matrix_online.glsl"
 
 void main()
 {

@@ -8,6 +8,10 @@
 #define KAS_CONSTANT_TILE 3
 #define KAS_CONSTANT_PAGE_SIZE 4
 #define KAS_CONSTANT_SUBGROUP 5
-#define KAS_CONSTANT_COUNT 6
+/* Sides of the device's cooperative matrices: M x K times K x N. */
+#define KAS_CONSTANT_MATRIX_M 6
+#define KAS_CONSTANT_MATRIX_N 7
+#define KAS_CONSTANT_MATRIX_K 8
+#define KAS_CONSTANT_COUNT 9
 
 #endif

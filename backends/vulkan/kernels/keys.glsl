@@ -34,14 +34,23 @@ key_range split_range(key_range r, uint split)
     return r;
 }
 
-/* The position of an entry, KAS_NONE past the end and for absent ones. */
-uint position_of(key_range r, uint entry)
+/* What stands in an entry of the list, to be understood by position_from: a read that nothing waits for yet. */
+int fetch_entry(key_range r, uint entry)
+{
+#ifdef KAS_LISTS
+    if (entry < kas_min2(r.end, r.list_count))
+        return lists[r.list_at + entry];
+#endif
+    return -1;
+}
+
+/* The position of an entry that was fetched, KAS_NONE past the end and for absent ones. */
+uint position_from(key_range r, uint entry, int listed)
 {
     if (entry >= r.end)
         return KAS_NONE;
 #ifdef KAS_LISTS
     if (entry < r.list_count) {
-        int listed = lists[r.list_at + entry];
         if (listed >= 0 && uint(listed) < r.candidates)
             return uint(listed);
         if (listed != -1 && has_flag(KAS_CALL_LISTS_GIVEN))
@@ -50,6 +59,11 @@ uint position_of(key_range r, uint entry)
     }
 #endif
     return r.own_begin + (entry - r.list_count);
+}
+
+uint position_of(key_range r, uint entry)
+{
+    return position_from(r, entry, fetch_entry(r, entry));
 }
 
 /* Where a key lies: sequence or page, and token within it. */

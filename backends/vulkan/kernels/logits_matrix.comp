@@ -3,92 +3,96 @@
 #extension GL_GOOGLE_include_directive : require
 #pragma use_vulkan_memory_model
 #define KAS_OWN_KEYS
-#define KAS_STAGED_ROWS 16u
 #include "common.glsl"
 #include "element.glsl"
 #include "rows.glsl"
 #include "keys.glsl"
 #include "vectors.glsl"
 #include "matrix.glsl"
-#include "matrix_split.glsl"
+#include "matrix_stream.glsl"
 KAS_WRITE(KAS_SLOT_LOGITS, float, logits)
 
 /* The greatest logit that this invocation saw of its row, in units of log 2, and the sum of its weights. */
 float greatest;
 float total;
 
-/* Takes in the logits of the strip; they are stored from `at` on where the row is one of the block. */
-void take_strip(uint limit, bool hides, bool stored, uint at, uint first, uint end)
+/* Takes in the logits of the strip. */
+void take_strip(float scale, uint limit, uint position, bool hides)
 {
     float logit[LANE_KEYS];
     float most = greatest;
-    uint j = my_keys() + strip_part() * LANE_KEYS;
-    [[unroll]] for (uint i = 0u; i < LANE_KEYS; i++) {
-        logit[i] = session.scale * strip_value(strip_row(), strip_part() * LANE_KEYS + i);
-        if (hides && key_position[j + i] >= limit)
-            logit[i] = KAS_NEGATIVE_INFINITY;
-        if (stored && first + j + i < end)
-            logits[at + first + j + i] = logit[i];
-        logit[i] *= LOG2_E;
-        most = max(most, logit[i]);
+    [[unroll]] for (uint i = 0u; i < LANE_KEYS; i++)
+        logit[i] = scale * strip_value(strip_row(), strip_part() * LANE_KEYS + i);
+    if (hides) {
+        [[unroll]] for (uint i = 0u; i < LANE_KEYS; i++)
+            if (subgroupShuffle(position, strip_part() * LANE_KEYS + i) >= limit)
+                logit[i] = KAS_NEGATIVE_INFINITY;
     }
+    [[unroll]] for (uint i = 0u; i < LANE_KEYS; i++)
+        most = max(most, logit[i]);
     total *= exp2(greatest - most);
     greatest = most;
     [[unroll]] for (uint i = 0u; i < LANE_KEYS; i++)
         total += exp2(logit[i] - most);
 }
 
+/*
+ * Stores the strip's logits of the block's rows, the first of which is `entry`, keys side by side. `limit` is that of
+ * this invocation's row of the strip, `position` its key of the run.
+ */
+void store_strip(row_block rows, uint limit, uint position, bool hides, uint entry, uint first, uint end)
+{
+    for (uint base = 0u; base < rows.count * STRIP_KEYS; base += SUBGROUP) {
+        uint n = (base + gl_SubgroupInvocationID) / STRIP_KEYS % SIDE_M;
+        uint key = (base + gl_SubgroupInvocationID) % STRIP_KEYS;
+        float logit = session.scale * strip_value(n, key);
+        if (hides && subgroupShuffle(position, key) >= subgroupShuffle(limit, n))
+            logit = KAS_NEGATIVE_INFINITY;
+        if (base + gl_SubgroupInvocationID < rows.count * STRIP_KEYS && first + key < end)
+            logits[(entry + n) * call.score_stride + first + key] = logit;
+    }
+}
+
 /* Adds the invocations' parts of a row. */
 void add_parts()
 {
     float most = greatest;
-    [[unroll]] for (uint mask = SIDE; mask < SUBGROUP; mask *= 2u)
+    [[unroll]] for (uint mask = SIDE_M; mask < SUBGROUP; mask *= 2u)
         most = max(most, subgroupShuffleXor(most, mask));
     total *= exp2(greatest - most);
     greatest = most;
-    [[unroll]] for (uint mask = SIDE; mask < SUBGROUP; mask *= 2u)
+    [[unroll]] for (uint mask = SIDE_M; mask < SUBGROUP; mask *= 2u)
         total += subgroupShuffleXor(total, mask);
 }
 
-/* At most 16 rows over the range; `entry` is the first one's in the logits. */
+/* At most M rows over the range; `entry` is the first one's in the logits. */
 void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit, uint entry)
 {
-    MATRIX_A q[SLICES];
-    stage_rows(rows, s, 0u, SIDE);
-    [[unroll]] for (uint c = 0u; c < SLICES; c++)
-        coopMatLoad(q[c], stage, c * 2u, STRIDE, ROW_MAJOR);
+    bool aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
+    const uint step = SUBGROUPS * STRIP_KEYS;
+    uint first = range.begin + gl_SubgroupID * STRIP_KEYS;
+    fetch_entries(range, first);
+    stage_rows(rows, s);
+    place_run(range, first, kv_head);
+    LOAD_RUN(load_k, near_k, aligned, held_k)
     query_row row = row_of(rows, s, strip_row());
     uint row_limit = row.exists ? kas_causal_keys(s, row.query) : 0u;
-    bool stored = has_flag(KAS_CALL_STORE_LOGITS) && strip_row() < rows.count;
-    uint at = (entry + strip_row()) * call.score_stride;
-    uint turn = 0u;
+    float scale = session.scale * LOG2_E;
     greatest = LEAST;
     total = 0.0;
-    clear_hides();
-    place_block(range, range.begin);
-    load_block(kv_head);
-    place_block(range, range.begin + KEYS);
-    for (uint first = range.begin; first < range.end; first += KEYS) {
-        barrier();
-        stage_block(limit, turn);
-        barrier();
-        bool hides = block_hides[turn] != 0u;
-        turn ^= 1u;
-        if (lane() == 0u)
-            block_hides[turn] = 0u;
-        load_block(kv_head);
-        place_block(range, first + 2u * KEYS);
-        [[unroll]] for (uint n = 0u; n < STRIP_KEYS / SIDE; n++) {
-            MATRIX_SUM sums = MATRIX_SUM(0.0);
-            [[unroll]] for (uint c = 0u; c < SLICES; c++) {
-                MATRIX_B k;
-                coopMatLoad(k, stage, (my_keys() + n * SIDE) * STRIDE + c * 2u, STRIDE, COLUMN_MAJOR);
-                sums = coopMatMulAdd(q[c], k, sums);
-            }
-            coopMatStore(sums, strips, strip_at() + n * 4u, STRIP_STRIDE, ROW_MAJOR);
-        }
+    for (; first < range.end; first += step) {
+        uint position = near_position;
+        stage_keys();
         subgroup_meet();
-        take_strip(row_limit, hides, stored, at, first, range.end);
+        fetch_entries(range, first + step);
+        place_run(range, first + step, kv_head);
+        LOAD_RUN(load_k, near_k, aligned, held_k)
+        multiply_keys();
+        subgroup_meet();
+        bool hides = run_hides(position, limit);
+        take_strip(scale, row_limit, position, hides);
+        if (has_flag(KAS_CALL_STORE_LOGITS))
+            store_strip(rows, row_limit, position, hides, entry, first, range.end);
     }
     add_parts();
     meet(greatest, total);
@@ -108,8 +112,8 @@ void main()
     uint row_count = GROUP * call.queries;
     uint entry = (gl_WorkGroupID.z * gl_NumWorkGroups.y + gl_WorkGroupID.y) * row_count;
     uint limit = s.queries < call.queries ? 0u : kas_causal_keys(s, 0u);
-    for (uint first = 0u; first < row_count; first += SIDE) {
-        row_block rows = row_block(kv_head * GROUP, 0u, call.queries, first, kas_min2(SIDE, row_count - first));
+    for (uint first = 0u; first < row_count; first += SIDE_M) {
+        row_block rows = row_block(kv_head * GROUP, 0u, call.queries, first, kas_min2(SIDE_M, row_count - first));
         cover_rows(rows, s, range, kv_head, limit, entry + first);
     }
 }

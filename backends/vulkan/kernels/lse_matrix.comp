@@ -1,12 +1,12 @@
 #version 450
 /*
- * lse_matrix.comp - lse on cooperative matrices: 64 queries of all heads of a kv head. A subgroup takes 32 rows; every
- * element of its logits keeps a softmax of its own, over each 16th key, and a row's meet at the end.
+ * lse_matrix.comp - lse on cooperative matrices: 64 queries of all heads of a kv head. A subgroup takes 2 M rows; every
+ * element of its logits keeps a softmax of its own, over each N-th key, and a row's meet at the end.
  */
 #extension GL_GOOGLE_include_directive : require
 #pragma use_vulkan_memory_model
 #define KAS_LISTS
-#define KAS_STAGED_ROWS 32u
+#define KAS_STAGED_ROWS 64u
 #include "common.glsl"
 #include "element.glsl"
 #include "tiles.glsl"
@@ -15,53 +15,56 @@
 #include "lists.glsl"
 #include "vectors.glsl"
 #include "matrix.glsl"
+#include "matrix_block.glsl"
 KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
 
 const uint QUERIES = 64u;
 const uint STRIPS_EACH = 2u;
-const uint ROWS = SUBGROUPS * STRIPS_EACH * SIDE;
+const uint ROWS = SUBGROUPS * STRIPS_EACH * SIDE_M;
 
 shared uint row_limit[ROWS]; /* keys that the row sees: positions below */
 
 /* The row of the block that row `row` of strip `t` is. */
 uint block_row(uint t, uint row)
 {
-    return (gl_SubgroupID * STRIPS_EACH + t) * SIDE + row;
+    return (gl_SubgroupID * STRIPS_EACH + t) * SIDE_M + row;
 }
 
 /* The logit of an element, given its place in the block. */
 float see(float logit, float index, uint t, uint n)
 {
     uint at = uint(index);
-    return key_position[n * SIDE + at % SIDE] < row_limit[block_row(t, at / SIDE)] ? logit : KAS_NEGATIVE_INFINITY;
+    return key_position[n * SIDE_N + at % SIDE_N] < row_limit[block_row(t, at / SIDE_N)] ? logit : KAS_NEGATIVE_INFINITY;
 }
 
-/* A row's greatest logits in columns 0 .. 15 of the strip and its sums in the next 16 become its log-sum-exp. */
+/* A row's greatest logits in the first N columns of the strip and its sums in the next N become its log-sum-exp. */
 void write_row(query_row row)
 {
     if (!row.exists || strip_part() != 0u || !has_flag(KAS_CALL_LSE))
         return;
     float most = LEAST;
-    for (uint c = 0u; c < SIDE; c++)
+    for (uint c = 0u; c < SIDE_N; c++)
         most = max(most, strip_value(strip_row(), c));
     float total = 0.0;
-    for (uint c = 0u; c < SIDE; c++)
-        total += strip_value(strip_row(), SIDE + c) * exp2(strip_value(strip_row(), c) - most);
+    for (uint c = 0u; c < SIDE_N; c++)
+        total += strip_value(strip_row(), SIDE_N + c) * exp2(strip_value(strip_row(), c) - most);
     lse_data[lse_at(row)] = total == 0.0 ? KAS_NEGATIVE_INFINITY : (most + log2(total)) * LN_2;
 }
 
 void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
 {
     MATRIX_SUM indices = make_indices();
-    MATRIX_A q[STRIPS_EACH * SLICES];
+    MATRIX_A q[STRIPS_EACH * DIM_STEPS];
     MATRIX_SUM greatest[STRIPS_EACH];
     MATRIX_SUM total[STRIPS_EACH];
     for (uint first = 0u; first < ROWS; first += STAGED_ROWS) {
         stage_rows(rows, s, first, STAGED_ROWS);
-        if (block_row(0u, 0u) == first) {
+        uint mine = block_row(0u, 0u) - first;
+        if (mine < STAGED_ROWS) {
             [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
-                [[unroll]] for (uint c = 0u; c < SLICES; c++)
-                    coopMatLoad(q[t * SLICES + c], stage, t * SIDE * STRIDE + c * 2u, STRIDE, ROW_MAJOR);
+                [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++)
+                    coopMatLoad(q[t * DIM_STEPS + c], stage, (mine + t * SIDE_M) * STRIDE + c * (SIDE_K / 8u), STRIDE,
+                                ROW_MAJOR);
         }
     }
     [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++) {
@@ -88,33 +91,40 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
             block_hides[turn] = 0u;
         load_block(kv_head);
         place_block(range, first + 2u * KEYS);
-        MATRIX_SUM logits[STRIPS_EACH * 2u];
-        [[unroll]] for (uint n = 0u; n < 2u; n++) {
+        MATRIX_SUM logits[STRIPS_EACH * KEY_TILES];
+        [[unroll]] for (uint n = 0u; n < KEY_TILES; n++) {
             [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
-                logits[t * 2u + n] = MATRIX_SUM(0.0);
-            [[unroll]] for (uint c = 0u; c < SLICES; c++) {
+                logits[t * KEY_TILES + n] = MATRIX_SUM(0.0);
+            [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++) {
                 MATRIX_B k;
-                coopMatLoad(k, stage, n * SIDE * STRIDE + c * 2u, STRIDE, COLUMN_MAJOR);
+                coopMatLoad(k, stage, n * SIDE_N * STRIDE + c * (SIDE_K / 8u), STRIDE, COLUMN_MAJOR);
                 [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
-                    logits[t * 2u + n] = coopMatMulAdd(q[t * SLICES + c], k, logits[t * 2u + n]);
+                    logits[t * KEY_TILES + n] = coopMatMulAdd(q[t * DIM_STEPS + c], k, logits[t * KEY_TILES + n]);
             }
+        }
+        [[unroll]] for (uint t = 0u; t < STRIPS_EACH * KEY_TILES; t++)
+            [[unroll]] for (int i = 0; i < indices.length(); i++)
+                logits[t][i] *= scale;
+        if (hides) {
+            [[unroll]] for (uint t = 0u; t < STRIPS_EACH * KEY_TILES; t++)
+                [[unroll]] for (int i = 0; i < indices.length(); i++)
+                    logits[t][i] = see(logits[t][i], indices[i], t / KEY_TILES, t % KEY_TILES);
         }
         [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
             [[unroll]] for (int i = 0; i < indices.length(); i++) {
-                float a = scale * logits[t * 2u][i];
-                float b = scale * logits[t * 2u + 1u][i];
-                if (hides) {
-                    a = see(a, indices[i], t, 0u);
-                    b = see(b, indices[i], t, 1u);
-                }
-                float most = max(greatest[t][i], max(a, b));
-                total[t][i] = total[t][i] * exp2(greatest[t][i] - most) + (exp2(a - most) + exp2(b - most));
+                float most = greatest[t][i];
+                [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
+                    most = max(most, logits[t * KEY_TILES + n][i]);
+                float sum = total[t][i] * exp2(greatest[t][i] - most);
+                [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
+                    sum += exp2(logits[t * KEY_TILES + n][i] - most);
+                total[t][i] = sum;
                 greatest[t][i] = most;
             }
     }
     [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++) {
         coopMatStore(greatest[t], strips, strip_at(), STRIP_STRIDE, ROW_MAJOR);
-        coopMatStore(total[t], strips, strip_at() + 4u, STRIP_STRIDE, ROW_MAJOR);
+        coopMatStore(total[t], strips, strip_at() + SIDE_N / 4u, STRIP_STRIDE, ROW_MAJOR);
         subgroup_meet();
         write_row(row_of(rows, s, block_row(t, strip_row())));
         subgroup_meet();

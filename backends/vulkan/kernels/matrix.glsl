@@ -1,8 +1,9 @@
 /*
- * matrix.glsl - what the rows on cooperative matrices share: products of 16 x 16 x 16 f16 values with f32 sums in the
- * scope of a subgroup, blocks of keys staged in shared memory, and a strip of shared memory for each subgroup, in which
- * it sees a matrix as rows. In prefill subgroups share the block's 32 keys and have rows of their own; with
- * KAS_OWN_KEYS, for decode, they share 16 rows and have keys of their own. After vectors.glsl.
+ * matrix.glsl - what the rows on cooperative matrices share: products of f16 matrices, M x K times K x N as the device
+ * has them, with f32 sums in the scope of a subgroup, staged query rows, and a strip of shared memory for each
+ * subgroup, in which it sees a matrix as rows. In prefill subgroups share blocks of keys and have rows of their own
+ * (matrix_block.glsl); with KAS_OWN_KEYS, for decode, they share M rows and have keys of their own
+ * (matrix_stream.glsl). After vectors.glsl.
  *
  * Which invocation holds which element of a matrix is the driver's choice, but the same for all matrices of a type: a
  * matrix of indices tells. Logits are in units of log 2, so that weights are exp2 of differences.
@@ -15,20 +16,28 @@
 #extension GL_KHR_shader_subgroup_shuffle : require
 
 layout(constant_id = KAS_CONSTANT_SUBGROUP) const uint SUBGROUP = 32;
+/* Powers of two from 8 to 32, M no more than SUBGROUP. */
+layout(constant_id = KAS_CONSTANT_MATRIX_M) const uint SIDE_M = 16;
+layout(constant_id = KAS_CONSTANT_MATRIX_N) const uint SIDE_N = 16;
+layout(constant_id = KAS_CONSTANT_MATRIX_K) const uint SIDE_K = 16;
 
-const uint SIDE = 16u; /* of a matrix */
+const uint SIDE_NK = SIDE_N > SIDE_K ? SIDE_N : SIDE_K;
 const uint SUBGROUPS = INVOCATIONS / SUBGROUP;
+const uint ROW_LANES = SUBGROUP / SIDE_M; /* that share a row of the strip */
+/* Keys that a subgroup works on at once: eight halves at least for each lane of a row. */
 #ifdef KAS_OWN_KEYS
-const uint STRIP_KEYS = SUBGROUP / 2u; /* that a subgroup works on at once */
-const uint KEYS = SUBGROUPS * STRIP_KEYS;
+const uint WANTED_KEYS = 8u * ROW_LANES;
 #else
-const uint STRIP_KEYS = 32u;
-const uint KEYS = STRIP_KEYS; /* in a block */
+const uint WANTED_KEYS = 8u * ROW_LANES > 32u ? 8u * ROW_LANES : 32u;
 #endif
-const uint SLICES = HEAD_DIM / SIDE;
-const uint VECTORS = HEAD_DIM / 8u; /* of 8 elements in a row */
-const uint STRIDE = VECTORS + 1u;   /* of a staged row: the odd vector spreads rows over the banks */
-const uint LOADS = (KEYS * VECTORS + INVOCATIONS - 1u) / INVOCATIONS;
+const uint STRIP_KEYS = WANTED_KEYS > SIDE_NK ? WANTED_KEYS : SIDE_NK;
+const uint LANE_KEYS = STRIP_KEYS / ROW_LANES;
+const uint KEY_TILES = STRIP_KEYS / SIDE_N; /* matrices of logits side by side in a strip */
+const uint DIM_STEPS = HEAD_DIM / SIDE_K;   /* products that make a matrix of logits */
+const uint KEY_STEPS = STRIP_KEYS / SIDE_K; /* products that add a strip's values to a matrix of outputs */
+const uint DIM_TILES = HEAD_DIM / SIDE_N;   /* matrices of outputs side by side */
+const uint VECTORS = HEAD_DIM / 8u;         /* of 8 elements in a row */
+const uint STRIDE = VECTORS | 1u;           /* of a staged row: the odd vector spreads rows over the banks */
 const float LOG2_E = 1.4426950408889634;
 const float LN_2 = 0.6931471805599453;
 /* Below every logit of a key and yet finite, so that no difference is a NaN of infinities. */
@@ -40,53 +49,25 @@ layout(set = 0, binding = KAS_SLOT_Q, std430) readonly buffer q_vector_block
 };
 LOAD_VECTOR(load_q, q_data, q_vectors)
 
-#define MATRIX_A coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA>
-#define MATRIX_B coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB>
-#define MATRIX_SUM coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>
+#define MATRIX_A coopmat<float16_t, gl_ScopeSubgroup, SIDE_M, SIDE_K, gl_MatrixUseA>
+#define MATRIX_B coopmat<float16_t, gl_ScopeSubgroup, SIDE_K, SIDE_N, gl_MatrixUseB>
+#define MATRIX_SUM coopmat<float, gl_ScopeSubgroup, SIDE_M, SIDE_N, gl_MatrixUseAccumulator>
 #define ROW_MAJOR gl_CooperativeMatrixLayoutRowMajor
 #define COLUMN_MAJOR gl_CooperativeMatrixLayoutColumnMajor
 
-/* Rows that fit the stage: of q, or of k and v. */
-#ifdef KAS_VALUES
-const uint STAGED_ROWS = 2u * KEYS;
-#else
-const uint STAGED_ROWS = KEYS < KAS_STAGED_ROWS ? KAS_STAGED_ROWS : KEYS;
-#endif
-const uint VALUES_AT = KEYS * STRIDE; /* of the values, behind the keys */
-
-shared uvec4 stage[STAGED_ROWS * STRIDE];
-shared uint key_position[KEYS]; /* KAS_NONE: absent */
-/* Whether some row does not see some key of the block; by turns, so that one can be cleared while the other is read. */
-shared uint block_hides[2];
-
 /* ---- Strips ----------------------------------------------------------------------------------------------------- */
 
-/* 16 rows of 32 floats, or of 32 halves in the first half of a row. */
-const uint STRIP_STRIDE = 9u;
-const uint STRIP = SIDE * STRIP_STRIDE;
-const uint ROW_LANES = SUBGROUP / SIDE; /* that share a row of the strip */
-const uint LANE_KEYS = STRIP_KEYS / ROW_LANES;
+/* Rows of STRIP_KEYS floats, and behind them in decode as many halves; in prefill halves take the floats' place. */
+#ifdef KAS_OWN_KEYS
+const uint HALVES_AT = STRIP_KEYS / 4u;
+const uint STRIP_STRIDE = (STRIP_KEYS / 4u + STRIP_KEYS / 8u) | 1u;
+#else
+const uint HALVES_AT = 0u;
+const uint STRIP_STRIDE = STRIP_KEYS / 4u | 1u;
+#endif
+const uint STRIP = SIDE_M * STRIP_STRIDE;
 
 shared uvec4 strips[SUBGROUPS * STRIP];
-
-/* The subgroup's rows are those from my_rows() on of the work group's, its keys those from my_keys() on of the block. */
-uint my_rows()
-{
-#ifdef KAS_OWN_KEYS
-    return 0u;
-#else
-    return gl_SubgroupID * SIDE;
-#endif
-}
-
-uint my_keys()
-{
-#ifdef KAS_OWN_KEYS
-    return gl_SubgroupID * STRIP_KEYS;
-#else
-    return 0u;
-#endif
-}
 
 uint strip_at()
 {
@@ -96,17 +77,27 @@ uint strip_at()
 /* This invocation's row of the strip, and its part of it. */
 uint strip_row()
 {
-    return gl_SubgroupInvocationID % SIDE;
+    return gl_SubgroupInvocationID % SIDE_M;
 }
 
 uint strip_part()
 {
-    return gl_SubgroupInvocationID / SIDE;
+    return gl_SubgroupInvocationID / SIDE_M;
 }
 
 float strip_value(uint row, uint column)
 {
     return uintBitsToFloat(strips[strip_at() + row * STRIP_STRIDE + column / 4u][column % 4u]);
+}
+
+/* Makes this invocation's LANE_KEYS values halves of the strip. */
+void store_halves(float value[LANE_KEYS])
+{
+    uint at = strip_at() + strip_row() * STRIP_STRIDE + HALVES_AT + strip_part() * LANE_KEYS / 8u;
+    [[unroll]] for (uint i = 0u; i < LANE_KEYS; i += 8u)
+        strips[at + i / 8u] =
+            uvec4(packHalf2x16(vec2(value[i], value[i + 1u])), packHalf2x16(vec2(value[i + 2u], value[i + 3u])),
+                  packHalf2x16(vec2(value[i + 4u], value[i + 5u])), packHalf2x16(vec2(value[i + 6u], value[i + 7u])));
 }
 
 /* Makes what the subgroup's invocations wrote to shared memory visible to each other. */
@@ -116,12 +107,12 @@ void subgroup_meet()
                    gl_SemanticsAcquireRelease | gl_SemanticsMakeAvailable | gl_SemanticsMakeVisible);
 }
 
-/* Element i stands for row index / 16, column index % 16. */
+/* Element i stands for row index / N, column index % N. */
 MATRIX_SUM make_indices()
 {
-    for (uint i = gl_SubgroupInvocationID; i < SIDE * SIDE / 4u; i += SUBGROUP) {
+    for (uint i = gl_SubgroupInvocationID; i < SIDE_M * SIDE_N / 4u; i += SUBGROUP) {
         vec4 numbers = vec4(4u * i) + vec4(0.0, 1.0, 2.0, 3.0);
-        strips[strip_at() + i / 4u * STRIP_STRIDE + i % 4u] = floatBitsToUint(numbers);
+        strips[strip_at() + i / (SIDE_N / 4u) * STRIP_STRIDE + i % (SIDE_N / 4u)] = floatBitsToUint(numbers);
     }
     subgroup_meet();
     MATRIX_SUM indices;
@@ -130,93 +121,33 @@ MATRIX_SUM make_indices()
     return indices;
 }
 
-/* ---- Staging ---------------------------------------------------------------------------------------------------- */
+/* ---- Query rows ------------------------------------------------------------------------------------------------- */
 
-/* Query rows first .. first + count - 1 of the block become staged rows 0 .. count - 1. All invocations. */
-void stage_rows(row_block rows, kas_sequence s, uint first, uint count)
+/* Vector `v` of query row `n`, zero where there is none. */
+uvec4 query_vector(row_block rows, kas_sequence s, uint n, uint v, bool aligned)
 {
-    bool aligned = is_aligned(call.q_base, call.q_stride_seq, call.q_stride_token, call.q_stride_head);
-    barrier();
-    for (uint i = lane(); i < count * VECTORS; i += INVOCATIONS) {
-        query_row row = row_of(rows, s, first + i / VECTORS);
-        uvec4 elements = uvec4(0u);
-        if (row.exists) {
-            uint at = q_row(row) + i % VECTORS * 8u;
-            elements = aligned ? load_q_vector(at) : load_q_elements(at);
-        }
-        stage[i / VECTORS * STRIDE + i % VECTORS] = elements;
-    }
-    barrier();
+    query_row row = row_of(rows, s, n);
+    if (!row.exists)
+        return uvec4(0u);
+    uint at = q_row(row) + v * 8u;
+    return aligned ? load_q_vector(at) : load_q_elements(at);
 }
 
-/* Between loading and staging, a block waits in registers. */
-uvec4 held_k[LOADS];
-#ifdef KAS_VALUES
-uvec4 held_v[LOADS];
-#endif
-uint held_position[LOADS];
-uint next_position[LOADS];
-
-uint held_key(uint i)
+bool queries_aligned()
 {
-    return (i * INVOCATIONS + lane()) / VECTORS;
+    return is_aligned(call.q_base, call.q_stride_seq, call.q_stride_token, call.q_stride_head);
 }
 
-uint held_vector(uint i)
+/* A row's factors, for elements of a matrix that know their row by index. */
+shared float strip_factors[SUBGROUPS * SIDE_M];
+
+void set_factor(float factor)
 {
-    return (i * INVOCATIONS + lane()) % VECTORS;
+    if (strip_part() == 0u)
+        strip_factors[gl_SubgroupID * SIDE_M + strip_row()] = factor;
 }
 
-/* Looks up entries first .. first + KEYS - 1, the block to be loaded next; those past the end of the range are absent. */
-void place_block(key_range range, uint first)
+float factor_of(float index)
 {
-    [[unroll]] for (uint i = 0u; i < LOADS; i++)
-        next_position[i] = held_key(i) < KEYS ? position_of(range, first + held_key(i)) : KAS_NONE;
-}
-
-/* Loads the block that place_block looked up: a list is read long before the keys that it names. */
-void load_block(uint kv_head)
-{
-    bool k_aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
-#ifdef KAS_VALUES
-    bool v_aligned = is_aligned(call.v_base, call.v_stride_seq, call.v_stride_token, call.v_stride_head);
-#endif
-    uint k_at[LOADS];
-    uint v_at[LOADS];
-    [[unroll]] for (uint i = 0u; i < LOADS; i++) {
-        key_place place = place_of(next_position[i]);
-        held_position[i] = place.present ? next_position[i] : KAS_NONE;
-        k_at[i] = k_row(place, kv_head) + held_vector(i) * 8u;
-        v_at[i] = v_row(place, kv_head) + held_vector(i) * 8u;
-    }
-    LOAD_VECTORS(load_k, LOADS, k_at, k_aligned, held_k)
-#ifdef KAS_VALUES
-    LOAD_VECTORS(load_v, LOADS, v_at, v_aligned, held_v)
-#endif
-}
-
-/* Stages the block that waits. Keys below `limit` are seen by every row. */
-void stage_block(uint limit, uint turn)
-{
-    [[unroll]] for (uint i = 0u; i < LOADS; i++) {
-        uint key = held_key(i);
-        if (key >= KEYS)
-            continue;
-        stage[key * STRIDE + held_vector(i)] = held_k[i];
-#ifdef KAS_VALUES
-        /* No weight makes nothing of a NaN: what an absent key left is dropped here. */
-        stage[VALUES_AT + key * STRIDE + held_vector(i)] = held_position[i] == KAS_NONE ? uvec4(0u) : held_v[i];
-#endif
-        if (held_vector(i) == 0u) {
-            key_position[key] = held_position[i];
-            if (held_position[i] >= limit)
-                atomicOr(block_hides[turn], 1u);
-        }
-    }
-}
-
-void clear_hides()
-{
-    if (lane() < 2u)
-        block_hides[lane()] = 0u;
+    return strip_factors[gl_SubgroupID * SIDE_M + uint(index) / SIDE_N];
 }

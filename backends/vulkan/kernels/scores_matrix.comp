@@ -1,7 +1,7 @@
 #version 450
 /*
  * scores_matrix.comp - scores on cooperative matrices: 256 candidates of a tile. Keys are the rows of the products, so
- * that a subgroup holds 32 of them in registers and adds up weights element by element while queries pass by.
+ * that a subgroup holds a block of them in registers and adds up weights element by element while queries pass by.
  */
 #extension GL_GOOGLE_include_directive : require
 #pragma use_vulkan_memory_model
@@ -13,12 +13,13 @@
 #include "keys.glsl"
 #include "vectors.glsl"
 #include "matrix.glsl"
+#include "matrix_block.glsl"
 KAS_READ(KAS_SLOT_LSE, float, lse_data)
 KAS_WRITE(KAS_SLOT_SCORES, float, scores)
 
 const uint BLOCK_KEYS = 256u;
-const uint STRIPS_EACH = 2u;
-const uint PASS_KEYS = SUBGROUPS * STRIPS_EACH * SIDE;
+const uint STRIPS_EACH = KEYS / SIDE_M;
+const uint PASS_KEYS = SUBGROUPS * KEYS;
 
 shared float row_lse[STAGED_ROWS]; /* in units of log 2; infinite where the row weighs nothing */
 
@@ -34,13 +35,13 @@ void stage_queries(row_block rows, kas_sequence s, uint first)
     barrier();
 }
 
-/* The sum of each key's weights, from 16 columns of the strip. */
+/* The sum of each key's weights, from N columns of the strip. */
 void write_strip(uint at, uint first, uint end, bool present)
 {
     if (strip_part() != 0u || first + strip_row() >= end)
         return;
     float total = 0.0;
-    for (uint c = 0u; c < SIDE; c++)
+    for (uint c = 0u; c < SIDE_N; c++)
         total += strip_value(strip_row(), c);
     scores[at + first + strip_row()] = present ? total : 0.0;
 }
@@ -49,7 +50,7 @@ void write_strip(uint at, uint first, uint end, bool present)
 void score_pass(kas_sequence s, kas_tile t, uint row, uint first, uint at)
 {
     MATRIX_SUM indices = make_indices();
-    MATRIX_A k[STRIPS_EACH * SLICES];
+    MATRIX_A k[STRIPS_EACH * DIM_STEPS];
     MATRIX_SUM pooled[STRIPS_EACH];
     bool present[STRIPS_EACH]; /* the key of this invocation's row of the strip */
     [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++)
@@ -68,27 +69,28 @@ void score_pass(kas_sequence s, kas_tile t, uint row, uint first, uint at)
             barrier();
             if (gl_SubgroupID == turn) {
                 [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++) {
-                    present[m] = key_position[m * SIDE + strip_row()] != KAS_NONE;
-                    [[unroll]] for (uint c = 0u; c < SLICES; c++)
-                        coopMatLoad(k[m * SLICES + c], stage, m * SIDE * STRIDE + c * 2u, STRIDE, ROW_MAJOR);
+                    present[m] = key_position[m * SIDE_M + strip_row()] != KAS_NONE;
+                    [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++)
+                        coopMatLoad(k[m * DIM_STEPS + c], stage, m * SIDE_M * STRIDE + c * (SIDE_K / 8u), STRIDE,
+                                    ROW_MAJOR);
                 }
             }
         }
         row_block rows = row_block(g * GROUP, t.query_begin, queries, 0u, row_count);
         for (uint chunk = 0u; chunk < row_count; chunk += STAGED_ROWS) {
             stage_queries(rows, s, chunk);
-            for (uint n = 0u; n < STAGED_ROWS / SIDE; n++) {
+            for (uint n = 0u; n < STAGED_ROWS / SIDE_N; n++) {
                 MATRIX_SUM logits[STRIPS_EACH];
                 [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++)
                     logits[m] = MATRIX_SUM(0.0);
-                [[unroll]] for (uint c = 0u; c < SLICES; c++) {
+                [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++) {
                     MATRIX_B q;
-                    coopMatLoad(q, stage, n * SIDE * STRIDE + c * 2u, STRIDE, COLUMN_MAJOR);
+                    coopMatLoad(q, stage, n * SIDE_N * STRIDE + c * (SIDE_K / 8u), STRIDE, COLUMN_MAJOR);
                     [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++)
-                        logits[m] = coopMatMulAdd(k[m * SLICES + c], q, logits[m]);
+                        logits[m] = coopMatMulAdd(k[m * DIM_STEPS + c], q, logits[m]);
                 }
                 [[unroll]] for (int i = 0; i < indices.length(); i++) {
-                    float lse = row_lse[n * SIDE + uint(indices[i]) % SIDE];
+                    float lse = row_lse[n * SIDE_N + uint(indices[i]) % SIDE_N];
                     [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++) {
                         float weight = exp2(scale * logits[m][i] - lse);
                         pooled[m][i] += weight > most ? most : weight;
@@ -100,7 +102,7 @@ void score_pass(kas_sequence s, kas_tile t, uint row, uint first, uint at)
     [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++) {
         coopMatStore(pooled[m], strips, strip_at(), STRIP_STRIDE, ROW_MAJOR);
         subgroup_meet();
-        write_strip(at, first + (gl_SubgroupID * STRIPS_EACH + m) * SIDE, t.candidates, present[m]);
+        write_strip(at, first + (gl_SubgroupID * STRIPS_EACH + m) * SIDE_M, t.candidates, present[m]);
         subgroup_meet();
     }
 }

@@ -23,43 +23,46 @@ const uint DIGIT_BITS = 11u;
 const uint BINS = 1u << DIGIT_BITS;
 const uint BINS_EACH = (BINS + INVOCATIONS - 1u) / INVOCATIONS;
 const uint SUBGROUPS = INVOCATIONS / SUBGROUP;
-const uint BATCH = 4u;                /* vectors that an invocation loads at once while it counts */
 const uint CHUNK = 4u * INVOCATIONS;  /* candidates in one vector of every invocation */
+const uint BATCH = 4u;                /* vectors that an invocation loads at once */
 
 shared uint histogram[BINS];
-shared uint subgroup_sums[SUBGROUPS];
+shared uvec4 subgroup_sums[SUBGROUPS];
 shared uint chosen_digit;
 shared uint chosen_above;
 
-/* The sum of `value` over the invocations before this one; `whole` becomes that of all. */
-uint scan(uint value, out uint whole)
+/* The sums of `value` over the invocations before this one; `whole` becomes those of all. */
+uvec4 scan(uvec4 value, out uvec4 whole)
 {
-    uint before = subgroupExclusiveAdd(value);
+    uvec4 before = subgroupExclusiveAdd(value);
     if (gl_SubgroupInvocationID == SUBGROUP - 1u)
         subgroup_sums[gl_SubgroupID] = before + value;
     barrier();
-    uint earlier = 0u;
-    whole = 0u;
+    uvec4 earlier = uvec4(0u);
+    whole = uvec4(0u);
     for (uint first = 0u; first < SUBGROUPS; first += SUBGROUP) {
         uint n = first + gl_SubgroupInvocationID;
-        uint sum = n < SUBGROUPS ? subgroup_sums[n] : 0u;
-        earlier += subgroupAdd(n < gl_SubgroupID ? sum : 0u);
+        uvec4 sum = n < SUBGROUPS ? subgroup_sums[n] : uvec4(0u);
+        earlier += subgroupAdd(n < gl_SubgroupID ? sum : uvec4(0u));
         whole += subgroupAdd(sum);
     }
     barrier();
     return earlier + before;
 }
 
-/* Sort keys of candidates j .. j + 3; those past the end are not to be used. */
+/*
+ * Sort keys of candidates j .. j + 3; those past the end are not to be used. Lines of scores hold whole vectors where
+ * their stride is one of vectors. Invocations take the same way whatever their candidates: operations of the subgroup
+ * follow, in which all of them must meet.
+ */
 uvec4 load_keys(uint at, uint j, uint candidates)
 {
-    uvec4 bits = uvec4(0u);
-    if (j + 4u <= candidates && (at & 3u) == 0u) {
-        bits = score_vectors[(at + j) >> 2];
+    uvec4 bits;
+    if ((call.score_stride & 3u) == 0u) {
+        bits = score_vectors[(at + kas_min2(j, call.score_stride - 4u)) >> 2];
     } else {
         [[unroll]] for (uint i = 0u; i < 4u; i++)
-            if (j + i < candidates)
-                bits[i] = scores[at + j + i];
+            bits[i] = scores[at + kas_min2(j + i, candidates - 1u)];
     }
     return uvec4(kas_sort_key(bits.x), kas_sort_key(bits.y), kas_sort_key(bits.z), kas_sort_key(bits.w));
 }
@@ -89,11 +92,11 @@ void choose_digit(uint wanted)
     uint sum = 0u;
     uint first = lane() * BINS_EACH;
     [[unroll]] for (uint i = 0u; i < BINS_EACH; i++) {
-        counts[i] = first + i < BINS ? histogram[BINS - 1u - first - i] : 0u;
+        counts[i] = first + i < BINS ? histogram[BINS - 1u - kas_min2(first + i, BINS - 1u)] : 0u;
         sum += counts[i];
     }
-    uint whole;
-    uint above = scan(sum, whole);
+    uvec4 whole;
+    uint above = scan(uvec4(sum, 0u, 0u, 0u), whole).x;
     [[unroll]] for (uint i = 0u; i < BINS_EACH; i++) {
         if (above < wanted && wanted <= above + counts[i]) {
             chosen_digit = BINS - 1u - first - i;
@@ -104,33 +107,46 @@ void choose_digit(uint wanted)
     barrier();
 }
 
+/* Candidates j .. j + 3 above `threshold` in the lower half of the sum, those equal to it in the upper. */
+uint count_kept(uvec4 keys, uint j, uint candidates, uint threshold)
+{
+    uint count = 0u;
+    [[unroll]] for (uint i = 0u; i < 4u; i++) {
+        uint one = keys[i] > threshold ? 1u : (keys[i] == threshold ? 0x10000u : 0u);
+        count += j + i < candidates ? one : 0u;
+    }
+    return count;
+}
+
 /* Writes the candidates above `threshold` and the first `equals` of those equal to it. */
 void write_kept(uint at, uint candidates, uint list, uint threshold, uint equals)
 {
     uint above_before = 0u;
     uint equal_before = 0u;
-    for (uint j0 = 0u; j0 < candidates; j0 += CHUNK) {
-        uint j = j0 + 4u * lane();
-        uvec4 keys = load_keys(at, j, candidates);
-        uint counts = 0u; /* above in the lower half, equal in the upper */
-        [[unroll]] for (uint i = 0u; i < 4u; i++)
-            if (j + i < candidates)
-                counts += keys[i] > threshold ? 1u : (keys[i] == threshold ? 0x10000u : 0u);
-        uint whole;
-        uint before = scan(counts, whole);
-        uint above = above_before + (before & 0xffffu);
-        uint equal = equal_before + (before >> 16);
-        [[unroll]] for (uint i = 0u; i < 4u; i++) {
-            if (j + i >= candidates || keys[i] < threshold)
-                continue;
-            bool kept = keys[i] > threshold || equal < equals;
-            if (kept)
-                lists[list + above + kas_min2(equal, equals)] = int(j + i);
-            above += keys[i] > threshold ? 1u : 0u;
-            equal += keys[i] == threshold ? 1u : 0u;
+    for (uint j0 = 0u; j0 < candidates; j0 += BATCH * CHUNK) {
+        uvec4 keys[BATCH];
+        uvec4 counts;
+        uvec4 whole;
+        [[unroll]] for (uint n = 0u; n < BATCH; n++)
+            keys[n] = load_keys(at, j0 + n * CHUNK + 4u * lane(), candidates);
+        [[unroll]] for (uint n = 0u; n < BATCH; n++)
+            counts[n] = count_kept(keys[n], j0 + n * CHUNK + 4u * lane(), candidates, threshold);
+        uvec4 before = scan(counts, whole);
+        [[unroll]] for (uint n = 0u; n < BATCH; n++) {
+            uint j = j0 + n * CHUNK + 4u * lane();
+            uint above = above_before + (before[n] & 0xffffu);
+            uint equal = equal_before + (before[n] >> 16);
+            [[unroll]] for (uint i = 0u; i < 4u; i++) {
+                bool greater = keys[n][i] > threshold;
+                bool same = keys[n][i] == threshold;
+                if (j + i < candidates && (greater || same && equal < equals))
+                    lists[list + above + kas_min2(equal, equals)] = int(j + i);
+                above += greater ? 1u : 0u;
+                equal += same ? 1u : 0u;
+            }
+            above_before += whole[n] & 0xffffu;
+            equal_before += whole[n] >> 16;
         }
-        above_before += whole & 0xffffu;
-        equal_before += whole >> 16;
     }
 }
 

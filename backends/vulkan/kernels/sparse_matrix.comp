@@ -12,6 +12,7 @@
 #include "lists.glsl"
 #include "vectors.glsl"
 #include "matrix.glsl"
+#include "matrix_block.glsl"
 #include "matrix_online.glsl"
 
 const uint QUERIES = 32u;

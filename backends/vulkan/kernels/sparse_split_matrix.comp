@@ -13,9 +13,8 @@
 #include "lists.glsl"
 #include "vectors.glsl"
 #include "matrix.glsl"
+#include "matrix_stream.glsl"
 #include "matrix_split.glsl"
-KAS_WRITE(KAS_SLOT_PART_O, float, part_o)
-#include "matrix_online.glsl"
 
 void main()
 {
