@@ -1,7 +1,8 @@
 /*
  * test_vulkan_embed.c - the library inside a Vulkan program: it adopts the program's device, buffers and command
  * buffers, gives back what it made, and survives a driver that fails. Every device entry point that the library loads
- * here goes through this file, which counts objects and makes the Nth call fail. Skipped without a Vulkan device.
+ * here goes through this file, which counts objects and the driver's host memory behind them, and makes the Nth call,
+ * or the driver's Nth allocation, fail. Skipped without a Vulkan device.
  */
 #define _POSIX_C_SOURCE 200809L
 #define VK_NO_PROTOTYPES
@@ -231,6 +232,63 @@ static int fails(const char *name)
     return ++calls == fail_at;
 }
 
+/* ---- The driver's host memory, by allocation callbacks ---------------------------------------------------------- */
+
+static int driver_blocks;     /* allocated and not freed */
+static int driver_makes;      /* whether an object is being made: Mesa's recording does not outlive a refusal */
+static int driver_calls;      /* allocations for objects being made */
+static int driver_refuses_at; /* the one of them that fails, counted from 1; 0: none */
+
+/* In front of what the driver gets. */
+typedef struct block_head {
+    size_t size;
+    size_t front; /* bytes from the block's begin to the driver's pointer */
+} block_head;
+
+static block_head *head_of(void *memory)
+{
+    return (block_head *)memory - 1;
+}
+
+static void *VKAPI_CALL driver_allocate(void *user, size_t size, size_t alignment, VkSystemAllocationScope scope)
+{
+    (void)user;
+    (void)scope;
+    void *base = NULL;
+    size_t front = alignment > sizeof(block_head) ? alignment : sizeof(block_head);
+    if ((driver_makes && ++driver_calls == driver_refuses_at) || posix_memalign(&base, front, front + size) != 0)
+        return NULL;
+    driver_blocks++;
+    void *memory = (char *)base + front;
+    *head_of(memory) = (block_head){size, front};
+    return memory;
+}
+
+static void VKAPI_CALL driver_free(void *user, void *memory)
+{
+    (void)user;
+    if (!memory)
+        return;
+    driver_blocks--;
+    free((char *)memory - head_of(memory)->front);
+}
+
+static void *VKAPI_CALL driver_reallocate(void *user, void *memory, size_t size, size_t alignment,
+                                          VkSystemAllocationScope scope)
+{
+    void *grown = size ? driver_allocate(user, size, alignment, scope) : NULL;
+    if (grown && memory)
+        memcpy(grown, memory, size < head_of(memory)->size ? size : head_of(memory)->size);
+    if (grown || !size)
+        driver_free(user, memory);
+    return grown;
+}
+
+static const VkAllocationCallbacks driver_memory = {
+    .pfnAllocation = driver_allocate, .pfnReallocation = driver_reallocate, .pfnFree = driver_free};
+
+/* ---- Calls that go through here --------------------------------------------------------------------------------- */
+
 #define CREATES(X)                                                                                                     \
     X(Buffer, VkBuffer)                                                                                                \
     X(Fence, VkFence)                                                                                                  \
@@ -239,7 +297,8 @@ static int fails(const char *name)
     X(DescriptorSetLayout, VkDescriptorSetLayout)                                                                      \
     X(PipelineLayout, VkPipelineLayout)                                                                                \
     X(ShaderModule, VkShaderModule)                                                                                    \
-    X(PipelineCache, VkPipelineCache)
+    X(PipelineCache, VkPipelineCache)                                                                                  \
+    X(QueryPool, VkQueryPool)
 
 #define INTERPOSE(noun, type)                                                                                          \
     static PFN_vkCreate##noun real_create_##noun;                                                                      \
@@ -247,16 +306,20 @@ static int fails(const char *name)
     static VkResult VKAPI_CALL create_##noun(VkDevice device, const Vk##noun##CreateInfo *info,                        \
                                              const VkAllocationCallbacks *callbacks, type *handle)                     \
     {                                                                                                                  \
+        (void)callbacks; /* the library gives none; create and destroy have the same */                                \
         if (fails("vkCreate" #noun))                                                                                   \
             return fail_with;                                                                                          \
-        VkResult result = real_create_##noun(device, info, callbacks, handle);                                         \
+        driver_makes = 1;                                                                                              \
+        VkResult result = real_create_##noun(device, info, &driver_memory, handle);                                    \
+        driver_makes = 0;                                                                                              \
         objects += result == VK_SUCCESS;                                                                               \
         return result;                                                                                                 \
     }                                                                                                                  \
     static void VKAPI_CALL destroy_##noun(VkDevice device, type handle, const VkAllocationCallbacks *callbacks)        \
     {                                                                                                                  \
+        (void)callbacks;                                                                                               \
         objects -= handle != VK_NULL_HANDLE;                                                                           \
-        real_destroy_##noun(device, handle, callbacks);                                                                \
+        real_destroy_##noun(device, handle, &driver_memory);                                                           \
     }
 CREATES(INTERPOSE)
 
@@ -271,36 +334,44 @@ static PFN_vkWaitForFences real_wait;
 static VkResult VKAPI_CALL allocate_memory(VkDevice device, const VkMemoryAllocateInfo *info,
                                            const VkAllocationCallbacks *callbacks, VkDeviceMemory *memory)
 {
+    (void)callbacks;
     if (fails("vkAllocateMemory"))
         return fail_with;
-    VkResult result = real_allocate(device, info, callbacks, memory);
+    driver_makes = 1;
+    VkResult result = real_allocate(device, info, &driver_memory, memory);
+    driver_makes = 0;
     objects += result == VK_SUCCESS;
     return result;
 }
 
 static void VKAPI_CALL free_memory(VkDevice device, VkDeviceMemory memory, const VkAllocationCallbacks *callbacks)
 {
+    (void)callbacks;
     objects -= memory != VK_NULL_HANDLE;
-    real_free(device, memory, callbacks);
+    real_free(device, memory, &driver_memory);
 }
 
 static VkResult VKAPI_CALL create_pipelines(VkDevice device, VkPipelineCache cache, uint32_t count,
                                             const VkComputePipelineCreateInfo *infos,
                                             const VkAllocationCallbacks *callbacks, VkPipeline *pipelines)
 {
+    (void)callbacks;
     if (fails("vkCreateComputePipelines")) {
         memset(pipelines, 0, count * sizeof(*pipelines));
         return fail_with;
     }
-    VkResult result = real_pipelines(device, cache, count, infos, callbacks, pipelines);
+    driver_makes = 1;
+    VkResult result = real_pipelines(device, cache, count, infos, &driver_memory, pipelines);
+    driver_makes = 0;
     objects += result == VK_SUCCESS;
     return result;
 }
 
 static void VKAPI_CALL destroy_pipeline(VkDevice device, VkPipeline pipeline, const VkAllocationCallbacks *callbacks)
 {
+    (void)callbacks;
     objects -= pipeline != VK_NULL_HANDLE;
-    real_destroy_pipeline(device, pipeline, callbacks);
+    real_destroy_pipeline(device, pipeline, &driver_memory);
 }
 
 static VkResult VKAPI_CALL queue_submit(VkQueue queue, uint32_t count, const VkSubmitInfo *infos, VkFence fence)
@@ -365,6 +436,13 @@ static void no_faults(void)
     fail_at = calls = 0;
     fail_with = VK_ERROR_OUT_OF_DEVICE_MEMORY;
     fail_only = hide = NULL;
+    driver_refuses_at = driver_calls = 0;
+}
+
+static void check_nothing_left(void)
+{
+    assert_int_equal(objects, 0);
+    assert_int_equal(driver_blocks, 0);
 }
 
 static kas_vulkan_import describe_import(void)
@@ -426,7 +504,7 @@ static void test_device_and_buffers(void **state)
     kas_context_destroy(context);
     assert_true(vk.locks > 0);
     assert_int_equal(vk.locks, vk.unlocks);
-    assert_int_equal(objects, 0);
+    check_nothing_left();
     free_buffer(&memory);
     free(expected);
 }
@@ -470,7 +548,7 @@ static void test_command_buffer(void **state)
     kas_session_destroy(session);
     kas_buffer_destroy(buffer);
     kas_context_destroy(context);
-    assert_int_equal(objects, 0);
+    check_nothing_left();
     free_buffer(&memory);
     free(expected);
 }
@@ -482,12 +560,15 @@ static kas_status whole_life(const kas_vulkan_import *import)
     kas_stream *stream = NULL;
     kas_buffer *buffer = NULL;
     kas_session *session = NULL;
+    kas_timer *timer = NULL;
     static unsigned char bytes[4096];
     kas_status status = adopt(import, &context);
     if (status == KAS_OK)
         status = kas_stream_create(context, &stream);
     if (status == KAS_OK)
         status = kas_buffer_create(context, all_bytes, &buffer);
+    if (status == KAS_OK)
+        status = kas_timer_create(context, 2, &timer);
     if (status == KAS_OK)
         status = kas_buffer_write(stream, buffer, 0, bytes, sizeof(bytes));
     if (status == KAS_OK)
@@ -496,6 +577,7 @@ static kas_status whole_life(const kas_vulkan_import *import)
         status = run_layers(session, stream, buffer);
     if (status == KAS_OK)
         status = kas_buffer_read(stream, buffer, 0, bytes, sizeof(bytes));
+    kas_timer_destroy(timer);
     kas_session_destroy(session);
     kas_buffer_destroy(buffer);
     kas_stream_destroy(stream);
@@ -519,7 +601,7 @@ static void test_driver_out_of_memory(void **state)
         no_faults();
         fail_at = n;
         kas_status status = whole_life(&import);
-        assert_int_equal(objects, 0);
+        check_nothing_left();
         survived += status == KAS_OK;
         refused += status != KAS_OK;
         if (status != KAS_OK) {
@@ -528,6 +610,31 @@ static void test_driver_out_of_memory(void **state)
         }
     }
     assert_true(refused > survived);
+    no_faults();
+    check(whole_life(&import));
+}
+
+/* Likewise each allocation of host memory by the driver for an object: it says so, or gets along without. */
+static void test_driver_out_of_host_memory(void **state)
+{
+    (void)state;
+    need_device();
+    kas_vulkan_import import = describe_import();
+    int refused = 0;
+    no_faults();
+    check(whole_life(&import));
+    int most = driver_calls;
+    assert_true(most > 20);
+    for (int n = 1; n <= most; n++) {
+        no_faults();
+        driver_refuses_at = n;
+        kas_status status = whole_life(&import);
+        check_nothing_left();
+        refused += status == KAS_ERROR_OUT_OF_MEMORY;
+        if (status != KAS_OK)
+            assert_true(strlen(kas_last_error()) > 0);
+    }
+    assert_true(refused > 10);
     no_faults();
     check(whole_life(&import));
 }
@@ -569,7 +676,7 @@ static void test_host_out_of_memory(void **state)
         allocate_fails_at = n;
         status = whole_life(&import);
         assert_int_equal(allocations, 0);
-        assert_int_equal(objects, 0);
+        check_nothing_left();
         refused += status == KAS_ERROR_OUT_OF_MEMORY;
         if (allocate_fails_at > 0)
             break;
@@ -603,7 +710,7 @@ static void lose_at(const char *call)
     kas_buffer_destroy(buffer);
     kas_stream_destroy(stream);
     kas_context_destroy(context);
-    assert_int_equal(objects, 0);
+    check_nothing_left();
     no_faults();
     check(whole_life(&import));
 }
@@ -636,7 +743,7 @@ static void test_what_is_missing(void **state)
     assert_int_equal(adopt(&import, &context), KAS_ERROR_DRIVER);
     assert_non_null(strstr(kas_last_error(), "vkCmdDispatch"));
     assert_null(context);
-    assert_int_equal(objects, 0);
+    check_nothing_left();
 }
 
 /* Without any feature 16-bit types are reached by words. */
@@ -656,7 +763,7 @@ static void test_no_features(void **state)
     assert_string_equal(kas_session_variant(session, "attend"), "attend_packed");
     kas_session_destroy(session);
     kas_context_destroy(context);
-    assert_int_equal(objects, 0);
+    check_nothing_left();
 }
 
 /* ---- The pipeline cache ----------------------------------------------------------------------------------------- */
@@ -755,7 +862,8 @@ int main(int argc, char **argv)
         return print_backend();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_device_and_buffers), cmocka_unit_test(test_command_buffer),
-        cmocka_unit_test(test_driver_out_of_memory), cmocka_unit_test(test_host_out_of_memory),
+        cmocka_unit_test(test_driver_out_of_memory),
+        cmocka_unit_test(test_driver_out_of_host_memory), cmocka_unit_test(test_host_out_of_memory),
         cmocka_unit_test(test_device_lost), cmocka_unit_test(test_what_is_missing),
         cmocka_unit_test(test_no_features), cmocka_unit_test(test_pipeline_cache),
         cmocka_unit_test(test_no_device),
