@@ -20,8 +20,7 @@ template <class T, int D> KAS_CU void attend_generic(const kas_work &w, unsigned
     kas_u32 total = kas_causal_keys(s, last);
     generic_run<T, D, true>(w, m, kas_keys_all(total), head / session.group, 0u, total,
                             exists ? kas_causal_keys(s, i) : 0u, state);
-    if (exists)
-        generic_write<T>(w, state, i, head);
+    generic_write<T>(w, state, exists, i, head);
 }
 
 GENERIC_KERNELS(attend, attend_generic)

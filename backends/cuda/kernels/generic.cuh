@@ -236,12 +236,17 @@ template <int D> KAS_CU kas_softmax generic_result(const generic_state<D> &state
     return result;
 }
 
-/* Writes a query row's output and log-sum-exp, whichever the call asks for. */
+/*
+ * Writes the output and log-sum-exp of a query row that `exists`, whichever the call asks for. Threads of rows that do
+ * not exist come along, for a row's threads add up together with all others of their warp.
+ */
 template <class T, int D>
-KAS_CU void generic_write(const kas_work &w, const generic_state<D> &state, kas_u32 i, kas_u32 head)
+KAS_CU void generic_write(const kas_work &w, const generic_state<D> &state, bool exists, kas_u32 i, kas_u32 head)
 {
     const int head_dim = (int)kas_session_of(w).head_dim;
     kas_softmax result = generic_result(state);
+    if (!exists)
+        return;
     float share = result.sum == 0.0f ? 0.0f : 1.0f / result.sum;
     if (kas_has(w, KAS_CALL_LSE) && generic_part() == 0)
         *kas_lse_at(w, i, head) = kas_softmax_lse(result);
@@ -256,12 +261,14 @@ KAS_CU void generic_write(const kas_work &w, const generic_state<D> &state, kas_
     }
 }
 
-/* Writes a query row's part of a split. */
+/* Writes the part of a split of a query row that `exists`; the other threads come along. */
 template <int D>
-KAS_CU void generic_write_partial(const kas_work &w, const generic_state<D> &state, kas_u64 index)
+KAS_CU void generic_write_partial(const kas_work &w, const generic_state<D> &state, bool exists, kas_u64 index)
 {
     const int head_dim = (int)kas_session_of(w).head_dim;
     kas_softmax result = generic_result(state);
+    if (!exists)
+        return;
     float share = result.sum == 0.0f ? 0.0f : 1.0f / result.sum;
     if (generic_part() == 0) {
         float *ml = kas_slot<float>(w, KAS_SLOT_PART_ML) + index * 2;

@@ -22,8 +22,7 @@ template <class T, int D> KAS_CU void sparse_generic(const kas_work &w, unsigned
     generic_begin(state);
     generic_load_query<T, D>(m, exists ? kas_q_row<T>(w, i, head) : nullptr, (int)session.head_dim);
     generic_run<T, D, true>(w, m, keys, g, 0u, keys.total, exists ? kas_causal_keys(s, i) : 0u, state);
-    if (exists)
-        generic_write<T>(w, state, i, head);
+    generic_write<T>(w, state, exists, i, head);
 }
 
 GENERIC_KERNELS(sparse, sparse_generic)

@@ -7,6 +7,8 @@ template <class T, int D, bool LISTED> KAS_CU void split_generic(const kas_work 
     const kas_session_block &session = kas_session_of(w);
     const generic_memory m = generic_layout<D>(memory);
     const kas_sequence s = kas_load_sequence(w);
+    if (s.queries == 0u)
+        return;
     const kas_u32 g = blockIdx.y;
     const kas_keys keys = split_keys_of<LISTED>(w, s, g);
     const split_range range = split_range_of(w, blockIdx.x, keys.total);
@@ -20,11 +22,9 @@ template <class T, int D, bool LISTED> KAS_CU void split_generic(const kas_work 
         generic_begin(state);
         generic_load_query<T, D>(m, exists ? kas_q_row<T>(w, i, head) : nullptr, (int)session.head_dim);
         generic_run<T, D, true>(w, m, keys, g, range.begin, range.end, exists ? kas_causal_keys(s, i) : 0u, state);
-        if (!kas_has(w, KAS_CALL_DIRECT)) {
-            if (row < rows)
-                generic_write_partial(w, state, kas_partial_index(w, gridDim.y, g, row, blockIdx.x));
-        } else if (exists) {
-            generic_write<T>(w, state, i, head);
-        }
+        if (kas_has(w, KAS_CALL_DIRECT))
+            generic_write<T>(w, state, exists, i, head);
+        else
+            generic_write_partial(w, state, row < rows, kas_partial_index(w, gridDim.y, g, row, blockIdx.x));
     }
 }

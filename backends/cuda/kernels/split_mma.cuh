@@ -438,6 +438,8 @@ template <class S> KAS_CU void split_mma(const kas_work &w, unsigned char *memor
 {
     const kas_session_block &session = kas_session_of(w);
     const kas_sequence s = kas_load_sequence(w);
+    if (s.queries == 0u)
+        return;
     const kas_u32 y = blockIdx.y;
     const kas_u32 g =
         S::mode == SPLIT_LOGITS ? kas_active_row(w, y / session.pool_heads) + y % session.pool_heads : y;
