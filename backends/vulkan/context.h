@@ -60,6 +60,7 @@ struct kas_backend_buffer {
     uint64_t offset;       /* of an imported buffer, within `handle` */
     uint64_t size;         /* bytes of `handle` from `offset` that a kernel may be given */
     kas_backend_buffer *next_buried;
+    uint64_t buried_at; /* on the context's count of events */
 };
 
 struct kas_backend_context {
@@ -80,8 +81,9 @@ struct kas_backend_context {
 
     kas_mutex *queue_lock; /* submissions */
     kas_mutex *lock;       /* everything below */
-    uint32_t busy_streams; /* streams of our own that have unfinished work */
-    kas_backend_buffer *buried; /* destroyed while a stream was busy; released when none is */
+    uint64_t events;                  /* count of streams that became busy and of buffers that were buried */
+    kas_backend_stream *busy_streams; /* of our own, which have unfinished work */
+    kas_backend_buffer *buried;       /* destroyed while streams were busy; released once those have been idle */
     kas_backend_kernel *kernels;
     VkPipelineCache cache;
     kas_cache cache_hooks;
@@ -108,7 +110,7 @@ kas_status kas_vulkan_buffer_import(kas_backend_context *context, uint64_t handl
                                     kas_backend_buffer **buffer);
 void kas_vulkan_buffer_destroy(kas_backend_context *context, kas_backend_buffer *buffer);
 void *kas_vulkan_buffer_host(kas_backend_buffer *buffer);
-/* Releases what was destroyed while streams were busy; the caller holds context->lock. */
+/* Releases what was destroyed before all busy streams became so; the caller holds context->lock. */
 void kas_vulkan_release_buried(kas_backend_context *context);
 
 /* Memory that host and device both reach, mapped for as long as it lives. */
@@ -164,7 +166,9 @@ struct kas_backend_stream {
     kas_vulkan_batch batches[KAS_VULKAN_BATCHES];
     uint64_t serial; /* of the batch that records or will record; batch s lives in batches[s % KAS_VULKAN_BATCHES] */
     uint32_t work;   /* pieces recorded in it */
-    bool busy;       /* counted in context->busy_streams */
+    bool busy;       /* stands in context->busy_streams */
+    uint64_t busy_since;
+    kas_backend_stream *next_busy;
     kas_vulkan_staging staging;
     uint32_t half;           /* of the staging memory, that is being filled */
     uint64_t half_used;      /* bytes of it */

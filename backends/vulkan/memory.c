@@ -111,13 +111,15 @@ static void release_buffer(kas_backend_context *context, kas_backend_buffer *buf
     kas_release(buffer);
 }
 
-/* Work of a stream that nobody waited for may still use the buffer: it is then released once no stream is busy. */
+/* Work of a stream that nobody waited for may still use the buffer: it is then released once those that are busy now
+   have been idle. */
 void kas_vulkan_buffer_destroy(kas_backend_context *context, kas_backend_buffer *buffer)
 {
     kas_mutex_lock(context->lock);
-    if (context->busy_streams == 0) {
+    if (!context->busy_streams) {
         release_buffer(context, buffer);
     } else {
+        buffer->buried_at = ++context->events;
         buffer->next_buried = context->buried;
         context->buried = buffer;
     }
@@ -126,10 +128,17 @@ void kas_vulkan_buffer_destroy(kas_backend_context *context, kas_backend_buffer 
 
 void kas_vulkan_release_buried(kas_backend_context *context)
 {
-    while (context->buried) {
-        kas_backend_buffer *buffer = context->buried;
-        context->buried = buffer->next_buried;
-        release_buffer(context, buffer);
+    uint64_t oldest = UINT64_MAX;
+    for (const kas_backend_stream *s = context->busy_streams; s; s = s->next_busy)
+        oldest = s->busy_since < oldest ? s->busy_since : oldest;
+    for (kas_backend_buffer **link = &context->buried; *link;) {
+        kas_backend_buffer *buffer = *link;
+        if (buffer->buried_at < oldest) {
+            *link = buffer->next_buried;
+            release_buffer(context, buffer);
+        } else {
+            link = &buffer->next_buried;
+        }
     }
 }
 

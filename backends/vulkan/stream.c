@@ -84,10 +84,13 @@ static void become_busy(kas_backend_stream *stream)
 {
     if (stream->busy)
         return;
+    kas_backend_context *c = stream->context;
     stream->busy = true;
-    kas_mutex_lock(stream->context->lock);
-    stream->context->busy_streams++;
-    kas_mutex_unlock(stream->context->lock);
+    kas_mutex_lock(c->lock);
+    stream->busy_since = ++c->events;
+    stream->next_busy = c->busy_streams;
+    c->busy_streams = stream;
+    kas_mutex_unlock(c->lock);
 }
 
 static void become_idle(kas_backend_stream *stream)
@@ -97,8 +100,11 @@ static void become_idle(kas_backend_stream *stream)
         return;
     stream->busy = false;
     kas_mutex_lock(c->lock);
-    if (--c->busy_streams == 0)
-        kas_vulkan_release_buried(c);
+    kas_backend_stream **link = &c->busy_streams;
+    while (*link != stream)
+        link = &(*link)->next_busy;
+    *link = stream->next_busy;
+    kas_vulkan_release_buried(c);
     kas_mutex_unlock(c->lock);
 }
 
