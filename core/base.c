@@ -1,8 +1,6 @@
 /* base.c - host memory through the caller's hooks, the thread's error sentence, the log. */
 #include "base.h"
 
-#include "platform.h"
-
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,8 +53,6 @@ void *kas_alloc(size_t count, size_t size)
     unsigned char *block = allocator.allocate(allocator.user, whole, BLOCK_ALIGNMENT);
     if (!block)
         return NULL;
-    /* The CPU device's tensors lie here: rows far apart, each of which would need a small page's translation. */
-    kas_prefer_large_pages(block, whole);
     memset(block, 0, whole);
     ((block_header *)block)->size = whole;
     return block + BLOCK_ALIGNMENT;

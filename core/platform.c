@@ -10,7 +10,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -155,19 +154,6 @@ uint64_t kas_physical_memory(void)
     long pages = sysconf(_SC_PHYS_PAGES);
     long page_size = sysconf(_SC_PAGESIZE);
     return pages > 0 && page_size > 0 ? (uint64_t)pages * (uint64_t)page_size : 0;
-}
-
-void kas_prefer_large_pages(void *memory, uint64_t size)
-{
-#ifdef MADV_HUGEPAGE
-    const uint64_t page = 2ull << 20;
-    uintptr_t begin = (uintptr_t)kas_round_up((uintptr_t)memory, page);
-    uintptr_t end = (uintptr_t)(((uintptr_t)memory + size) / page * page);
-    if (begin < end)
-        (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
-#else
-    (void)memory, (void)size;
-#endif
 }
 
 uint64_t kas_clock(void)

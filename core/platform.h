@@ -43,12 +43,6 @@ uint32_t kas_processor_count(void);
 /* Bytes of physical memory, 0 when unknown. */
 uint64_t kas_physical_memory(void);
 
-/*
- * Asks for large pages behind [memory, memory + size), as far as whole ones fit; without effect where there are none.
- * Before the memory is first touched.
- */
-void kas_prefer_large_pages(void *memory, uint64_t size);
-
 /* Nanoseconds of a clock that never goes back. */
 uint64_t kas_clock(void);
 
