@@ -31,11 +31,12 @@ static kas_log_fn log_sink;
 static void *log_user;
 static kas_log_level log_limit;
 static _Thread_local char error_text[512];
+static _Thread_local uint32_t attempts; /* that this thread is within */
 
 void kas_set_allocator(const kas_allocator *replacement)
 {
     static const kas_allocator standard = {NULL, default_allocate, default_release};
-    allocator = replacement ? *replacement : standard;
+    allocator = replacement && replacement->allocate && replacement->release ? *replacement : standard;
 }
 
 void kas_set_log(kas_log_fn log, void *user, kas_log_level level)
@@ -81,8 +82,18 @@ kas_status kas_fail(kas_status status, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(error_text, sizeof(error_text), format, arguments);
     va_end(arguments);
-    kas_log(KAS_LOG_ERROR, "%s", error_text);
+    kas_log(attempts ? KAS_LOG_DEBUG : KAS_LOG_ERROR, "%s", error_text);
     return status;
+}
+
+void kas_attempt_begin(void)
+{
+    attempts++;
+}
+
+void kas_attempt_end(void)
+{
+    attempts--;
 }
 
 kas_status kas_fail_memory(void)

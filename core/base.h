@@ -24,6 +24,10 @@ char *kas_strdup(const char *text);
 
 /* Sets the thread's sentence and returns `status`: return kas_fail(KAS_ERROR_LIMIT, "keys is %u, ...", n). */
 kas_status kas_fail(kas_status status, const char *format, ...) KAS_PRINTF(2, 3);
+/* Around what may fail and be made good by another attempt: until the end, failures of this thread are no errors of the
+   log but details of it. */
+void kas_attempt_begin(void);
+void kas_attempt_end(void);
 /* kas_fail for exhausted host memory. */
 kas_status kas_fail_memory(void);
 

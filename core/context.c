@@ -141,9 +141,13 @@ static void load_first(kas_context *context, kas_op op, const kas_kernel_spec *s
         bool named = context->variant && strcmp(row->name, context->variant) == 0;
         if (row->op != op || named != preferred || !is_usable(context, row) || !fits(row, spec, estimated))
             continue;
+        kas_attempt_begin();
         *status = context->backend->kernel_load(context->handle, row, spec, kernel);
+        kas_attempt_end();
         if (*status == KAS_OK)
             *variant = row;
+        if (is_general(*status))
+            kas_log(KAS_LOG_ERROR, "%s", kas_last_error());
         if (*status == KAS_OK || is_general(*status))
             return;
         kas_log(KAS_LOG_WARNING, "%s: row %s of %s does not load: %s", context->info.name, row->name, kas_op_name(op),

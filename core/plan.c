@@ -57,21 +57,33 @@ static kas_status check_text(const kas_plan_origin *origin, const char *field, c
     return KAS_OK;
 }
 
-static kas_status check_rule_of_lists(const kas_plan_origin *origin, const kas_plan_desc *desc)
+kas_status kas_plan_check_rule(const kas_plan_origin *origin, uint32_t tile, const kas_topk *topk, kas_pooling pooling)
 {
-    const kas_topk *topk = &desc->topk;
-    const uint32_t tile = desc->tile;
     RULE(tile == 0 || tile == 16 || tile == 32 || tile == 64 || tile == 128,
          "tile is %u: it must be 16, 32, 64 or 128", tile);
-    RULE(isfinite(topk->fraction) && topk->fraction >= 0, "topk.fraction is %g: it must be finite and not negative (0: the default)",
-         topk->fraction);
-    RULE(topk->min <= KAS_PLAN_MAX_TOPK, "topk.min is %u: it must be at most %u (0: the default)", topk->min, KAS_PLAN_MAX_TOPK);
+    RULE(isfinite(topk->fraction) && topk->fraction >= 0,
+         "topk.fraction is %g: it must be finite and not negative (0: the default)", topk->fraction);
+    RULE(topk->min <= KAS_PLAN_MAX_TOPK, "topk.min is %u: it must be at most %u (0: the default)", topk->min,
+         KAS_PLAN_MAX_TOPK);
     RULE(topk->round <= KAS_PLAN_MAX_TOPK, "topk.round is %u: it must be at most %u (0: the default)", topk->round,
          KAS_PLAN_MAX_TOPK);
     RULE(topk->mode == KAS_TOPK_ROLLING || topk->mode == KAS_TOPK_FIXED,
          "topk.mode is %d: it must be 0 (rolling) or 1 (fixed)", (int)topk->mode);
-    RULE(desc->pooling == KAS_POOLING_GROUP || desc->pooling == KAS_POOLING_ALL_HEADS,
-         "pooling is %d: it must be 0 (group) or 1 (all_heads)", (int)desc->pooling);
+    RULE(pooling == KAS_POOLING_GROUP || pooling == KAS_POOLING_ALL_HEADS,
+         "pooling is %d: it must be 0 (group) or 1 (all_heads)", (int)pooling);
+    return KAS_OK;
+}
+
+void kas_plan_complete_rule(uint32_t *tile, kas_topk *topk)
+{
+    *tile = *tile ? *tile : DEFAULT_TILE;
+    topk->fraction = topk->fraction != 0 ? topk->fraction : DEFAULT_FRACTION;
+    topk->min = topk->min ? topk->min : DEFAULT_TOPK_MIN;
+    topk->round = topk->round ? topk->round : DEFAULT_TOPK_ROUND;
+}
+
+static kas_status check_normalizer(const kas_plan_origin *origin, const kas_plan_desc *desc)
+{
     RULE(desc->normalizer == KAS_NORMALIZER_EXACT || desc->normalizer == KAS_NORMALIZER_ESTIMATED,
          "normalizer is %d: it must be 0 (exact) or 1 (estimated)", (int)desc->normalizer);
     return KAS_OK;
@@ -139,7 +151,8 @@ static kas_status check(const kas_plan_origin *origin, const kas_plan_desc *desc
     KAS_TRY(kas_plan_check_shape(origin, desc));
     KAS_TRY(check_text(origin, "model", desc->model));
     KAS_TRY(check_text(origin, "source", desc->source));
-    KAS_TRY(check_rule_of_lists(origin, desc));
+    KAS_TRY(kas_plan_check_rule(origin, desc->tile, &desc->topk, desc->pooling));
+    KAS_TRY(check_normalizer(origin, desc));
     KAS_TRY(kas_plan_check_anchors(origin, desc));
     KAS_TRY(check_dense_layers(origin, desc));
     return check_maps(origin, desc);
@@ -220,11 +233,9 @@ static void copy_values(kas_plan *plan, const kas_plan_desc *desc)
     plan->layers = desc->layers;
     plan->heads = desc->heads;
     plan->kv_heads = desc->kv_heads;
-    plan->tile = desc->tile ? desc->tile : DEFAULT_TILE;
-    plan->topk.fraction = desc->topk.fraction != 0 ? desc->topk.fraction : DEFAULT_FRACTION;
-    plan->topk.min = desc->topk.min ? desc->topk.min : DEFAULT_TOPK_MIN;
-    plan->topk.round = desc->topk.round ? desc->topk.round : DEFAULT_TOPK_ROUND;
-    plan->topk.mode = desc->topk.mode;
+    plan->tile = desc->tile;
+    plan->topk = desc->topk;
+    kas_plan_complete_rule(&plan->tile, &plan->topk);
     plan->pooling = desc->pooling;
     plan->normalizer = desc->normalizer;
     plan->anchor_count = desc->anchor_count;

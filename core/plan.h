@@ -7,11 +7,15 @@
 
 #include "base.h"
 
+/* Most keys of a sequence, and so entries of a list and floats between rows of scores. Lengths are signed 32-bit on
+   devices, and a key count is rounded up in 32 bits. */
+#define KAS_MOST_KEYS (1u << 30)
+
 /* Bounds of a plan's fields; docs/plan-format.md repeats them for people who write plans. */
 #define KAS_PLAN_MAX_LAYERS 4096u
 #define KAS_PLAN_MAX_HEADS 1024u
 #define KAS_PLAN_MAX_MAP_ENTRIES (1u << 18) /* layers * kv_heads */
-#define KAS_PLAN_MAX_TOPK (1u << 30)        /* topk.min and topk.round: sums of two stay below 2^32 */
+#define KAS_PLAN_MAX_TOPK KAS_MOST_KEYS     /* topk.min and topk.round: sums of two stay below 2^32 */
 #define KAS_PLAN_MAX_TEXT 4096u             /* bytes of model and of source */
 #define KAS_PLAN_MAX_FILE (4u << 20)        /* holds the largest plan in the saved form */
 
@@ -46,6 +50,10 @@ kas_status kas_plan_reject(const kas_plan_origin *origin, const char *format, ..
 /* The rules for layers, heads and kv_heads alone, then for anchors, so that a reader can size its arrays by them. */
 kas_status kas_plan_check_shape(const kas_plan_origin *origin, const kas_plan_desc *desc);
 kas_status kas_plan_check_anchors(const kas_plan_origin *origin, const kas_plan_desc *desc);
+
+/* The rule that sizes lists, of plans and of sessions: what it must keep, and its defaults in place of zeros. */
+kas_status kas_plan_check_rule(const kas_plan_origin *origin, uint32_t tile, const kas_topk *topk, kas_pooling pooling);
+void kas_plan_complete_rule(uint32_t *tile, kas_topk *topk);
 
 /* kas_plan_create with faults reported by `origin`. */
 kas_status kas_plan_make(const kas_plan_origin *origin, const kas_plan_desc *desc, kas_plan **plan);

@@ -87,7 +87,9 @@ static kas_status parse_text(const kas_plan_origin *origin, const char *text, si
     KAS_TRY(check_encoding(origin, text, size));
     KAS_TRY(check_structure(origin, text, size));
     const char *end = text;
+    kas_mutex_lock(kas_process_mutex()); /* cJSON notes where it failed in a variable of the process */
     cJSON *parsed = cJSON_ParseWithLengthOpts(text, size, &end, 0);
+    kas_mutex_unlock(kas_process_mutex());
     size_t used = (size_t)(end - text);
     if (!parsed)
         return kas_plan_reject(origin, "line %zu is not valid JSON, or memory is exhausted", line_of(text, used));

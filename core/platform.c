@@ -132,10 +132,12 @@ void kas_thread_join(kas_thread *thread)
 void kas_call_once(kas_once *once, void (*initialise)(void))
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    if (atomic_load_explicit(&once->done, memory_order_acquire))
+        return;
     pthread_mutex_lock(&lock);
-    if (!once->state) {
+    if (!atomic_load_explicit(&once->done, memory_order_relaxed)) {
         initialise();
-        once->state = 1;
+        atomic_store_explicit(&once->done, 1, memory_order_release);
     }
     pthread_mutex_unlock(&lock);
 }

@@ -32,9 +32,10 @@ void kas_condition_wake_all(kas_condition *condition);
 kas_thread *kas_thread_start(void (*run)(void *argument), void *argument);
 void kas_thread_join(kas_thread *thread);
 
-/* Runs `initialise` once a process, whichever thread comes first; `state` begins as zero. */
+/* Runs `initialise` once a process, whichever thread comes first; `once` begins as zero.
+   One such function must not cause another to be called for the first time. */
 typedef struct kas_once {
-    int state;
+    _Atomic int done;
 } kas_once;
 void kas_call_once(kas_once *once, void (*initialise)(void));
 

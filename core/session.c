@@ -10,7 +10,6 @@
 #include <string.h>
 
 #define MOST_BATCH 65535u
-#define MOST_HEADS 1024u
 
 _Static_assert(sizeof(kas_call) <= 128, "a call block must fit the push constants of every Vulkan device");
 _Static_assert(sizeof(kas_session_block) % 4 == 0, "the tables behind the block are words");
@@ -35,8 +34,8 @@ static kas_status check_unbuilt(const kas_session_desc *desc)
 
 static kas_status check_shape(const kas_session_desc *desc)
 {
-    if (desc->heads == 0 || desc->heads > MOST_HEADS)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "heads is %u, needed is 1 to %u", desc->heads, MOST_HEADS);
+    if (desc->heads == 0 || desc->heads > KAS_PLAN_MAX_HEADS)
+        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "heads is %u, needed is 1 to %u", desc->heads, KAS_PLAN_MAX_HEADS);
     if (desc->kv_heads == 0 || desc->heads % desc->kv_heads != 0)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "kv_heads is %u, needed is a divisor of heads, %u", desc->kv_heads,
                         desc->heads);
@@ -70,21 +69,6 @@ static kas_status check_limits(const kas_session_desc *desc)
     return KAS_OK;
 }
 
-static kas_status check_rule(uint32_t tile, const kas_topk *topk)
-{
-    if (tile != 16 && tile != 32 && tile != 64 && tile != 128)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "tile is %u, needed is 16, 32, 64 or 128", tile);
-    if (!isfinite(topk->fraction) || topk->fraction < 0)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "topk.fraction is %g, needed is a number from 0", topk->fraction);
-    if (topk->min > KAS_MOST_KEYS)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "topk.min is %u, at most %u", topk->min, KAS_MOST_KEYS);
-    if (topk->round > KAS_MOST_KEYS)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "topk.round is %u, at most %u", topk->round, KAS_MOST_KEYS);
-    if (topk->mode != KAS_TOPK_ROLLING && topk->mode != KAS_TOPK_FIXED)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "topk.mode is %d, needed is 0 or 1", (int)topk->mode);
-    return KAS_OK;
-}
-
 /* The descriptor with the plan's values and every default in place. */
 static kas_status resolve(const kas_session_desc *given, kas_session_desc *desc)
 {
@@ -106,10 +90,7 @@ static kas_status resolve(const kas_session_desc *given, kas_session_desc *desc)
         if (!desc->topk_override)
             desc->topk = plan.topk;
     }
-    desc->tile = desc->tile ? desc->tile : 32;
-    desc->topk.fraction = desc->topk.fraction != 0 ? desc->topk.fraction : 0.10;
-    desc->topk.min = desc->topk.min ? desc->topk.min : 128;
-    desc->topk.round = desc->topk.round ? desc->topk.round : 128;
+    kas_plan_complete_rule(&desc->tile, &desc->topk);
     desc->max_batch = desc->max_batch ? desc->max_batch : 1;
     desc->max_decode_queries = desc->max_decode_queries ? desc->max_decode_queries : 1;
     desc->scratch_limit = desc->scratch_limit ? desc->scratch_limit : (uint64_t)1 << 30;
@@ -121,10 +102,8 @@ static kas_status check_desc(const kas_session_desc *desc)
     KAS_TRY(check_unbuilt(desc));
     KAS_TRY(check_shape(desc));
     KAS_TRY(check_limits(desc));
-    KAS_TRY(check_rule(desc->tile, &desc->topk));
-    if (desc->pooling != KAS_POOLING_GROUP && desc->pooling != KAS_POOLING_ALL_HEADS)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "pooling is %d, needed is 0 or 1", (int)desc->pooling);
-    return KAS_OK;
+    static const kas_plan_origin origin = {KAS_ERROR_INVALID_ARGUMENT, "kas_session_desc"};
+    return kas_plan_check_rule(&origin, desc->tile, &desc->topk, desc->pooling);
 }
 
 /* ---- Block, tables and sizes ----------------------------------------------------------------------------------- */
@@ -440,6 +419,7 @@ static kas_status load_kernels(kas_session *session, bool complete)
             continue;
         kas_status status = kas_variant_load(session->context, (kas_op)op, &spec, session->estimated, &loaded->variant,
                                              &loaded->kernel);
+        loaded->refused = status == KAS_ERROR_DRIVER;
         if (status == KAS_OK)
             found++;
         else if (complete || (status != KAS_ERROR_UNSUPPORTED && status != KAS_ERROR_DRIVER))

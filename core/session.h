@@ -3,11 +3,8 @@
 #define KAS_SESSION_H
 
 #include "context.h"
+#include "plan.h"
 #include "tiling.h"
-
-/* Most keys of a sequence, and so entries of a list and floats between rows of scores. Lengths are signed 32-bit on
-   devices, and a key count is rounded up in 32 bits. */
-#define KAS_MOST_KEYS (1u << 30)
 
 /* Whether a layer of this role makes lists. */
 static inline bool kas_role_publishes(kas_role role)
@@ -29,6 +26,7 @@ typedef struct kas_step {
 typedef struct kas_loaded_kernel {
     const kas_variant *variant;
     kas_backend_kernel *kernel;
+    bool refused; /* rows fit, and the driver failed to make a kernel of any */
 } kas_loaded_kernel;
 
 /* Device memory that a session made or was given. */

@@ -443,6 +443,9 @@ kas_status kas_work_launch(const kas_work *work, kas_op op, kas_launch *launch, 
     const kas_device_info *info = &work->session->context->info;
     if (x == 0 || y == 0 || z == 0)
         return KAS_OK;
+    if (!loaded->variant && loaded->refused)
+        return kas_fail(KAS_ERROR_DRIVER, "%s: the driver refused every row of %s when the session was created (see the log)",
+                        info->name, kas_op_name(op));
     if (!loaded->variant)
         return kas_fail(KAS_ERROR_UNSUPPORTED, "%s has no row of %s for this session", info->name, kas_op_name(op));
     if (x > info->max_group_count[0] || y > info->max_group_count[1] || z > info->max_group_count[2])
