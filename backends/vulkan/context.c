@@ -35,7 +35,7 @@ kas_status kas_vulkan_usable(kas_backend_context *context)
 static kas_status create_device(kas_backend_context *context)
 {
     const uint64_t features = context->features;
-    const char *extensions[2];
+    const char *extensions[3];
     uint32_t extension_count = 0;
     VkPhysicalDeviceCooperativeMatrix2FeaturesNV matrix2 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_FEATURES_NV,
@@ -46,12 +46,17 @@ static kas_status create_device(kas_backend_context *context)
         .cooperativeMatrixPerElementOperations = VK_TRUE,
         .cooperativeMatrixTensorAddressing = VK_TRUE,
         .cooperativeMatrixBlockLoads = VK_TRUE};
+    VkPhysicalDeviceSubgroupSizeControlFeaturesEXT subgroups = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT, .computeFullSubgroups = VK_TRUE};
     VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR, .cooperativeMatrix = VK_TRUE};
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
+        .pNext = &subgroups,
+        .cooperativeMatrix = VK_TRUE};
     VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
                                             .shaderFloat16 = (features & KAS_FEATURE_F16) != 0,
                                             .bufferDeviceAddress = (features & KAS_FEATURE_ADDRESS) != 0,
-                                            .vulkanMemoryModel = (features & KAS_FEATURE_COOPMAT) != 0};
+                                            .vulkanMemoryModel = (features & KAS_FEATURE_COOPMAT) != 0,
+                                            .vulkanMemoryModelDeviceScope = (features & KAS_FEATURE_COOPMAT) != 0};
     VkPhysicalDeviceVulkan11Features v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES,
                                             .pNext = &v12,
                                             .storageBuffer16BitAccess = (features & KAS_FEATURE_STORAGE16) != 0};
@@ -61,9 +66,10 @@ static kas_status create_device(kas_backend_context *context)
     if (features & KAS_FEATURE_COOPMAT) {
         v12.pNext = &matrix;
         extensions[extension_count++] = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
+        extensions[extension_count++] = VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME;
     }
     if (features & KAS_FEATURE_COOPMAT2) {
-        matrix.pNext = &matrix2;
+        subgroups.pNext = &matrix2;
         extensions[extension_count++] = VK_NV_COOPERATIVE_MATRIX_2_EXTENSION_NAME;
     }
     const float priority = 1.0f;

@@ -25,6 +25,7 @@ typedef struct kas_vulkan_limits {
     uint32_t storage_buffers;              /* a kernel may bind */
     uint64_t storage_range;                /* bytes of one of them */
     uint32_t group_invocations;
+    uint32_t shared_memory;                /* bytes of a work group */
     uint32_t queue_family;                 /* the first that computes */
     uint32_t timestamp_bits;               /* of that family */
     double timestamp_period;               /* nanoseconds a tick */

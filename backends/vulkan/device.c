@@ -9,7 +9,6 @@
 #define INVOCATIONS_NEEDED 128
 /* attend at head dimension 256. */
 #define SHARED_MEMORY_NEEDED 24576
-#define MATRIX_SHARED_MEMORY 49152
 /* Vector loads are 16 bytes wide. */
 #define LEAST_ALIGNMENT 16
 
@@ -144,20 +143,21 @@ static void find_queue_family(const kas_vulkan_instance_api *api, VkPhysicalDevi
     }
 }
 
-/* Whether kernels can use matrices of a shape: f16 x f16 + f32 by subgroups, sides that subgroups and vectors divide. */
-static bool is_usable_shape(const VkCooperativeMatrixPropertiesKHR *s)
+/* Whether kernels can use matrices of a shape: f16 x f16 + f32 in subgroups with an invocation for each row and key. */
+static bool is_usable_shape(const VkCooperativeMatrixPropertiesKHR *s, uint32_t subgroup_size)
 {
     const uint32_t sides[3] = {s->MSize, s->NSize, s->KSize};
     for (int i = 0; i < 3; i++)
-        if (sides[i] != 8 && sides[i] != 16 && sides[i] != 32)
+        if ((sides[i] != 8 && sides[i] != 16 && sides[i] != 32) || sides[i] > subgroup_size)
             return false;
     return s->AType == VK_COMPONENT_TYPE_FLOAT16_KHR && s->BType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
            s->CType == VK_COMPONENT_TYPE_FLOAT32_KHR && s->ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR &&
            s->scope == VK_SCOPE_SUBGROUP_KHR;
 }
 
-/* Products of f16 matrices by subgroups into f32 sums: 16 x 16 x 16 where the device has it, otherwise the first shape. */
-static void find_matrix_shape(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, uint32_t sides[3])
+/* Of the shapes that kernels can use 16 x 16 x 16 where the device has it, otherwise the first. */
+static void find_matrix_shape(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, uint32_t subgroup_size,
+                              uint32_t sides[3])
 {
     VkCooperativeMatrixPropertiesKHR shapes[64];
     uint32_t count = KAS_COUNT(shapes);
@@ -169,7 +169,7 @@ static void find_matrix_shape(const kas_vulkan_instance_api *api, VkPhysicalDevi
     for (uint32_t i = 0; i < count; i++) {
         const VkCooperativeMatrixPropertiesKHR *s = &shapes[i];
         bool preferred = s->MSize == 16 && s->NSize == 16 && s->KSize == 16;
-        if (is_usable_shape(s) && (preferred || sides[0] == 0)) {
+        if (is_usable_shape(s, subgroup_size) && (preferred || sides[0] == 0)) {
             sides[0] = s->MSize;
             sides[1] = s->NSize;
             sides[2] = s->KSize;
@@ -190,17 +190,20 @@ static uint64_t find_features(const kas_vulkan_instance_api *api, VkPhysicalDevi
 {
     VkPhysicalDeviceCooperativeMatrix2FeaturesNV matrix2 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_FEATURES_NV};
+    VkPhysicalDeviceSubgroupSizeControlFeaturesEXT subgroups = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT};
     VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR};
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR, .pNext = &subgroups};
     VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES};
     VkPhysicalDeviceVulkan11Features v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES,
                                             .pNext = &v12};
     VkPhysicalDeviceFeatures2 base = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
     if (api->GetPhysicalDeviceCooperativeMatrixPropertiesKHR &&
-        has_extension(extensions, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME))
+        has_extension(extensions, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME) &&
+        has_extension(extensions, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME))
         v12.pNext = &matrix;
     if (v12.pNext && has_extension(extensions, VK_NV_COOPERATIVE_MATRIX_2_EXTENSION_NAME))
-        matrix.pNext = &matrix2;
+        subgroups.pNext = &matrix2;
     api->GetPhysicalDeviceFeatures2(physical, &base);
 
     uint64_t features = 0;
@@ -212,8 +215,9 @@ static uint64_t find_features(const kas_vulkan_instance_api *api, VkPhysicalDevi
         features |= KAS_FEATURE_INT64;
     if (v12.bufferDeviceAddress)
         features |= KAS_FEATURE_ADDRESS;
-    if (matrix.cooperativeMatrix && v12.vulkanMemoryModel && v12.shaderFloat16 && v11.storageBuffer16BitAccess)
-        find_matrix_shape(api, physical, limits->matrix);
+    if (matrix.cooperativeMatrix && subgroups.computeFullSubgroups && v12.vulkanMemoryModel &&
+        v12.vulkanMemoryModelDeviceScope && v12.shaderFloat16 && v11.storageBuffer16BitAccess)
+        find_matrix_shape(api, physical, limits->subgroup_size, limits->matrix);
     if (limits->matrix[0] != 0)
         features |= KAS_FEATURE_COOPMAT;
     if ((features & KAS_FEATURE_COOPMAT) && has_matrix2(&matrix2))
@@ -243,13 +247,6 @@ static bool covers_subgroups(const VkPhysicalDeviceVulkan11Properties *p)
                                           VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
     return (p->subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) &&
            (p->subgroupSupportedOperations & needed) == needed && p->subgroupSize >= 4 && p->subgroupSize <= 128;
-}
-
-/* Kernels on matrices give each subgroup 16 rows and stage up to 128 rows of k and v in shared memory. */
-static bool fits_matrix_kernels(const VkPhysicalDeviceProperties *p, const kas_vulkan_limits *limits)
-{
-    return (limits->subgroup_size == 32 || limits->subgroup_size == 64) &&
-           p->limits.maxComputeSharedMemorySize >= MATRIX_SHARED_MEMORY;
 }
 
 static void find_memory(const kas_vulkan_instance_api *api, VkPhysicalDevice physical, uint64_t max_allocation,
@@ -288,6 +285,7 @@ static void fill_limits(const VkPhysicalDeviceProperties *p, kas_vulkan_limits *
     limits->storage_buffers = p->limits.maxPerStageDescriptorStorageBuffers;
     limits->storage_range = p->limits.maxStorageBufferRange;
     limits->group_invocations = p->limits.maxComputeWorkGroupInvocations;
+    limits->shared_memory = p->limits.maxComputeSharedMemorySize;
     limits->timestamp_period = p->limits.timestampPeriod;
     limits->non_coherent_atom = p->limits.nonCoherentAtomSize;
 }
@@ -355,10 +353,8 @@ kas_status kas_vulkan_describe(const kas_vulkan_instance_api *api, VkPhysicalDev
     find_memory(api, physical, v11.maxMemoryAllocationSize, info);
     find_queue_family(api, physical, limits);
     info->compute_units = compute_units(base.properties.deviceType, sm.shaderSMCount, core.activeComputeUnitCount);
-    info->features = find_features(api, physical, &extensions, limits);
     limits->subgroup_size = v11.subgroupSize;
-    if (!fits_matrix_kernels(&base.properties, limits))
-        info->features &= ~(KAS_FEATURE_COOPMAT | KAS_FEATURE_COOPMAT2);
+    info->features = find_features(api, physical, &extensions, limits);
     if (covers_subgroups(&v11))
         info->features |= KAS_FEATURE_SUBGROUP;
     kas_release(extensions.names);

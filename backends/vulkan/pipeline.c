@@ -138,27 +138,67 @@ static kas_status create_layouts(kas_backend_context *context, kas_backend_kerne
     return KAS_OK;
 }
 
+/* ---- Work groups of rows on matrices, as matrix.glsl lays them out ----------------------------------------------- */
+
+typedef struct matrix_group {
+    uint32_t invocations;
+    uint64_t shared; /* bytes of shared memory */
+} matrix_group;
+
 /*
- * Work group sizes of rows on matrices, so that their shared memory stays within what device.c asks for whatever the
- * shape. In decode subgroups take 64 keys together; where matrices have 32 rows there are half as many.
+ * In prefill a work group takes 128 rows and stages blocks of keys or of 64 query rows; in decode its subgroups stage
+ * 64 keys and values together, half of that where a matrix has 32 rows.
  */
-static uint32_t work_group_size(const kas_vulkan_limits *limits, const kas_vulkan_code *code)
+static matrix_group plan_matrix_group(const kas_vulkan_limits *limits, const kas_vulkan_code *code, uint32_t head_dim)
 {
     const uint32_t *side = limits->matrix;
+    const uint32_t small = 2048; /* softmaxes, positions and the like */
+    bool block = code->matrix == KAS_VULKAN_MATRIX_BLOCK;
+    uint32_t keys = 8 * limits->subgroup_size / side[0];
+    uint32_t stride = (head_dim / 8) | 1, strip_stride, subgroups, staged;
+    keys = kas_max_u32(block ? kas_max_u32(keys, 32) : keys, kas_max_u32(side[1], side[2]));
+    if (block) {
+        subgroups = kas_min_u32(128 / side[0], code->invocations / limits->subgroup_size);
+        staged = kas_max_u32(2 * keys, 64);
+        strip_stride = (keys / 4) | 1;
+    } else {
+        uint32_t together = side[0] > 16 ? 32 : 64;
+        subgroups = keys < together ? together / keys : 1;
+        staged = 2 * subgroups * keys + side[0];
+        strip_stride = (keys / 4 + keys / 8) | 1;
+    }
+    uint64_t vectors = (uint64_t)staged * stride + (uint64_t)subgroups * side[0] * strip_stride;
+    return (matrix_group){subgroups * limits->subgroup_size, 16 * vectors + small};
+}
+
+static uint32_t work_group_size(const kas_vulkan_limits *limits, const kas_backend_kernel *kernel)
+{
+    if (kernel->code->matrix == KAS_VULKAN_NO_MATRIX)
+        return kernel->code->invocations;
+    return plan_matrix_group(limits, kernel->code, kernel->spec.head_dim).invocations;
+}
+
+/* Why a row on matrices cannot serve: a shape that does not divide the head dimension, or too little shared memory. */
+static kas_status check_matrix_row(const kas_vulkan_limits *limits, const kas_variant *variant, uint32_t head_dim)
+{
+    const kas_vulkan_code *code = variant->code;
+    const uint32_t *side = limits->matrix;
     if (code->matrix == KAS_VULKAN_NO_MATRIX)
-        return code->invocations;
-    if (code->matrix == KAS_VULKAN_MATRIX_BLOCK)
-        return side[0] > 16 ? code->invocations / 2 : code->invocations;
-    uint32_t together = side[0] > 16 ? 32 : 64;
-    uint32_t keys = 8 * limits->subgroup_size / side[0]; /* of one: STRIP_KEYS of matrix.glsl */
-    keys = kas_max_u32(keys, kas_max_u32(side[1], side[2]));
-    return limits->subgroup_size * (keys < together ? together / keys : 1);
+        return KAS_OK;
+    if (head_dim % kas_max_u32(side[1], side[2]) != 0)
+        return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s: matrices of %u x %u x %u do not divide head dimension %u",
+                        kas_op_name(variant->op), variant->name, side[0], side[1], side[2], head_dim);
+    uint64_t shared = plan_matrix_group(limits, code, head_dim).shared;
+    if (shared > limits->shared_memory)
+        return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s needs %llu bytes of shared memory, the device has %u",
+                        kas_op_name(variant->op), variant->name, (unsigned long long)shared, limits->shared_memory);
+    return KAS_OK;
 }
 
 static kas_status create_pipeline(kas_backend_context *context, kas_backend_kernel *kernel, VkShaderModule module)
 {
     const uint32_t values[KAS_CONSTANT_COUNT] = {
-        [KAS_CONSTANT_INVOCATIONS] = work_group_size(&context->limits, kernel->code),
+        [KAS_CONSTANT_INVOCATIONS] = work_group_size(&context->limits, kernel),
         [KAS_CONSTANT_HEAD_DIM] = kernel->spec.head_dim,
         [KAS_CONSTANT_GROUP] = kernel->spec.group,
         [KAS_CONSTANT_TILE] = kernel->spec.tile,
@@ -175,8 +215,13 @@ static kas_status create_pipeline(kas_backend_context *context, kas_backend_kern
                                       .pMapEntries = entries,
                                       .dataSize = sizeof(values),
                                       .pData = values};
+    /* What matrices ask for in SPIR-V before 1.6, which in turn would ask for a feature to state the group's size. */
+    VkPipelineShaderStageCreateFlags full = kernel->code->matrix == KAS_VULKAN_NO_MATRIX
+                                                ? 0
+                                                : VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT;
     VkComputePipelineCreateInfo create = {.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
                                           .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                                                    .flags = full,
                                                     .stage = VK_SHADER_STAGE_COMPUTE_BIT,
                                                     .module = module,
                                                     .pName = "main",
@@ -253,10 +298,7 @@ kas_status kas_vulkan_kernel_load(kas_backend_context *context, const kas_varian
     if (code->invocations > context->limits.group_invocations)
         return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s needs work groups of %u, the device has %u",
                         kas_op_name(variant->op), variant->name, code->invocations, context->limits.group_invocations);
-    const uint32_t *side = context->limits.matrix;
-    if (code->matrix != KAS_VULKAN_NO_MATRIX && spec->head_dim % kas_max_u32(side[1], side[2]) != 0)
-        return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s: matrices of %u x %u x %u do not divide head dimension %u",
-                        kas_op_name(variant->op), variant->name, side[0], side[1], side[2], spec->head_dim);
+    KAS_TRY(check_matrix_row(&context->limits, variant, spec->head_dim));
     kas_mutex_lock(context->lock);
     kas_status status = KAS_OK;
     kas_backend_kernel *found = find_kernel(context, code, spec);

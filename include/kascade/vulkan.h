@@ -22,7 +22,8 @@ typedef void (*kas_vulkan_function)(void);
  *   KAS_FEATURE_INT64      shaderInt64
  *   KAS_FEATURE_ADDRESS    bufferDeviceAddress
  *   KAS_FEATURE_SUBGROUP   nothing to enable; state it to let rows use subgroup operations
- *   KAS_FEATURE_COOPMAT    VK_KHR_cooperative_matrix, cooperativeMatrix, vulkanMemoryModel, shaderFloat16 and
+ *   KAS_FEATURE_COOPMAT    VK_KHR_cooperative_matrix, cooperativeMatrix, VK_EXT_subgroup_size_control,
+ *                          computeFullSubgroups, vulkanMemoryModel, vulkanMemoryModelDeviceScope, shaderFloat16 and
  *                          storageBuffer16BitAccess
  *   KAS_FEATURE_COOPMAT2   VK_NV_cooperative_matrix2 with its WorkgroupScope, FlexibleDimensions, Reductions,
  *                          Conversions, PerElementOperations, TensorAddressing and BlockLoads features, and COOPMAT

@@ -69,8 +69,7 @@ void add_parts()
 void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit, uint entry)
 {
     bool aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
-    const uint step = SUBGROUPS * STRIP_KEYS;
-    uint first = range.begin + gl_SubgroupID * STRIP_KEYS;
+    uint first = range.begin + my_keys();
     fetch_entries(range, first);
     stage_rows(rows, s);
     place_run(range, first, kv_head);
@@ -80,12 +79,13 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
     float scale = session.scale * LOG2_E;
     greatest = LEAST;
     total = 0.0;
-    for (; first < range.end; first += step) {
+    for (uint turn = range.begin; turn < range.end; turn += TURN_KEYS) {
+        first = turn + my_keys();
         uint position = near_position;
         stage_keys();
         subgroup_meet();
-        fetch_entries(range, first + step);
-        place_run(range, first + step, kv_head);
+        fetch_entries(range, first + TURN_KEYS);
+        place_run(range, first + TURN_KEYS, kv_head);
         LOAD_RUN(load_k, near_k, aligned, held_k)
         multiply_keys();
         subgroup_meet();

@@ -1,6 +1,6 @@
 /*
- * matrix_block.glsl - prefill on cooperative matrices: blocks of keys that the whole work group stages in shared memory,
- * each subgroup's rows being those from my_rows() on. After matrix.glsl.
+ * matrix_block.glsl - prefill on cooperative matrices: blocks of keys that the whole work group stages in shared
+ * memory, each subgroup's rows being those from my_rows() on. After matrix.glsl.
  */
 const uint KEYS = STRIP_KEYS; /* in a block */
 const uint LOADS = (KEYS * VECTORS + INVOCATIONS - 1u) / INVOCATIONS;

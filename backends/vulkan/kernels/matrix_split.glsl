@@ -77,8 +77,7 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
 {
     bool k_aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
     bool v_aligned = is_aligned(call.v_base, call.v_stride_seq, call.v_stride_token, call.v_stride_head);
-    const uint step = SUBGROUPS * STRIP_KEYS;
-    uint first = range.begin + gl_SubgroupID * STRIP_KEYS;
+    uint first = range.begin + my_keys();
     fetch_entries(range, first);
     MATRIX_SUM indices = make_indices();
     MATRIX_SUM sums[DIM_TILES];
@@ -86,7 +85,7 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
     place_run(range, first, kv_head);
     LOAD_RUN(load_k, near_k, k_aligned, held_k)
     LOAD_RUN(load_v, near_v, v_aligned, held_v)
-    fetch_entries(range, first + step);
+    fetch_entries(range, first + TURN_KEYS);
     [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
         sums[c] = MATRIX_SUM(0.0);
     greatest = LEAST;
@@ -94,13 +93,14 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
     query_row row = row_of(rows, s, strip_row());
     uint row_limit = row.exists ? kas_causal_keys(s, row.query) : 0u;
     float scale = session.scale * LOG2_E;
-    for (; first < range.end; first += step) {
+    for (uint turn = range.begin; turn < range.end; turn += TURN_KEYS) {
+        first = turn + my_keys();
         uint position = near_position;
         stage_keys();
         subgroup_meet();
-        place_run(range, first + step, kv_head);
+        place_run(range, first + TURN_KEYS, kv_head);
         LOAD_RUN(load_k, near_k, k_aligned, held_k)
-        fetch_entries(range, first + 2u * step);
+        fetch_entries(range, first + 2u * TURN_KEYS);
         multiply_keys();
         subgroup_meet();
         bool hides = run_hides(position, limit);

@@ -1,8 +1,8 @@
 /*
- * matrix_stream.glsl - decode on cooperative matrices: a subgroup takes every SUBGROUPS-th run of STRIP_KEYS keys through
- * a stage of its own, so that subgroups never wait for each other before the end, where their parts of a row's softmax
- * meet. The work is bound by memory: while one run is worked on the next one loads, and the list entries of the one
- * after it. After matrix.glsl with KAS_OWN_KEYS.
+ * matrix_stream.glsl - decode on cooperative matrices: a subgroup takes every SUBGROUPS-th run of STRIP_KEYS keys
+ * through a stage of its own, so that subgroups need not wait for each other before the end, where their parts of a
+ * row's softmax meet. The work is bound by memory: while one run is worked on the next one loads, and the list entries
+ * of the one after it. After matrix.glsl with KAS_OWN_KEYS.
  */
 #include "core/kernel/softmax.h"
 #include "partial.glsl"
@@ -23,6 +23,16 @@ shared uvec4 q_stage[SIDE_M * STRIDE];
 shared float subgroup_greatest[SUBGROUPS * SIDE_M];
 shared float subgroup_total[SUBGROUPS * SIDE_M];
 shared kas_softmax row_softmax[SIDE_M];
+
+/* What the subgroups take in a turn. All of them take every turn, also of keys past the end: Mesa's processor device
+   makes a meeting of a subgroup one of the work group. */
+const uint TURN_KEYS = SUBGROUPS * STRIP_KEYS;
+
+/* The subgroup's keys are those from my_keys() on of the turn's. */
+uint my_keys()
+{
+    return gl_SubgroupID * STRIP_KEYS;
+}
 
 uint stage_at()
 {
