@@ -66,6 +66,8 @@ conformance() {
     else
         options+=(--quick)
     fi
+    # The CPU device uses all processors by itself; the others leave some to the oracle.
+    [ "$1" = cpu ] || options+=(--jobs "$(nproc)")
     log=$repository/out/conformance-$1.log
     mkdir -p "$repository/out"
     echo "==== conformance on $1"

@@ -190,14 +190,13 @@ struct kas_keys {
     kas_u32 listed;
     kas_u32 start;
     kas_u32 total;
-    kas_u32 bound;   /* a listed position from here on is invalid */
-    bool checked;    /* the list is the caller's */
+    kas_u32 bound; /* a listed position from here on is invalid */
 };
 
 /* All positions below `end`. */
 KAS_CU kas_keys kas_keys_all(kas_u32 end)
 {
-    kas_keys keys = {nullptr, end, end, end, end, false};
+    kas_keys keys = {nullptr, end, end, end, end};
     return keys;
 }
 
@@ -205,18 +204,20 @@ KAS_CU kas_keys kas_keys_all(kas_u32 end)
 KAS_CU kas_keys kas_keys_listed(const kas_work &w, const kas_sequence &s, const kas_tile &t, kas_u32 u, kas_u32 row,
                                 kas_u32 end)
 {
-    bool checked = kas_has(w, KAS_CALL_LISTS_GIVEN);
+    const bool given = kas_has(w, KAS_CALL_LISTS_GIVEN);
     kas_keys keys;
-    keys.checked = checked;
     keys.bound = t.candidates;
-    keys.list = !checked && kas_tile_is_dense(t) ? nullptr : kas_list_of(w, s, t, u, row);
-    keys.listed = checked ? w.call.list_width : kas_tile_is_dense(t) ? t.candidates : t.keep;
+    keys.list = !given && kas_tile_is_dense(t) ? nullptr : kas_list_of(w, s, t, u, row);
+    keys.listed = given ? w.call.list_width : kas_tile_is_dense(t) ? t.candidates : t.keep;
     keys.start = t.start;
     keys.total = keys.listed + (end > t.start ? end - t.start : 0u);
     return keys;
 }
 
-/* Position of entry e, KAS_ABSENT for none. */
+/*
+ * Position of entry e, KAS_ABSENT for none. Lists of the session's own are checked as well as a caller's: nothing that
+ * lies in their memory may lead out of a buffer.
+ */
 KAS_CU kas_u32 kas_key_position(const kas_work &w, const kas_keys &keys, kas_u32 e)
 {
     if (e >= keys.listed)
@@ -224,7 +225,7 @@ KAS_CU kas_u32 kas_key_position(const kas_work &w, const kas_keys &keys, kas_u32
     if (keys.list == nullptr)
         return e;
     kas_u32 position = (kas_u32)keys.list[e];
-    if (keys.checked && position >= keys.bound) {
+    if (position >= keys.bound) {
         if (position != KAS_ABSENT)
             kas_report(w, KAS_STATUS_LIST);
         return KAS_ABSENT;
