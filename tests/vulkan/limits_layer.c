@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define EXPORTED __attribute__((visibility("default"))) /* the headers' own macro has left them */
+
 #define MOST_RANGE (5u << 20)
 #define MOST_ALLOCATION (12u << 20)
 #define MOST_GROUPS_X 48u
@@ -385,10 +387,10 @@ static VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL get_instance_function(VkInstance
     return ours ? ours : instance_below.get ? instance_below.get(instance, name) : NULL;
 }
 
-VK_LAYER_EXPORT VKAPI_ATTR VkResult VKAPI_CALL
+EXPORTED VKAPI_ATTR VkResult VKAPI_CALL
 vkNegotiateLoaderLayerInterfaceVersion(VkNegotiateLayerInterface *version);
 
-VK_LAYER_EXPORT VKAPI_ATTR VkResult VKAPI_CALL
+EXPORTED VKAPI_ATTR VkResult VKAPI_CALL
 vkNegotiateLoaderLayerInterfaceVersion(VkNegotiateLayerInterface *version)
 {
     version->loaderLayerInterfaceVersion = 2;
