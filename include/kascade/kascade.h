@@ -89,8 +89,8 @@ typedef enum kas_log_level { KAS_LOG_ERROR = 0, KAS_LOG_WARNING = 1, KAS_LOG_INF
 typedef void (*kas_log_fn)(void *user, kas_log_level level, const char *message);
 
 /*
- * Replaces the host allocator (NULL, or a struct without both functions: the C library's). Call it while no handle of this library exists; not
- * thread-safe. The struct is copied.
+ * Replaces the host allocator (NULL, or a struct without both functions: the C library's). Call it while no handle of
+ * this library exists; not thread-safe. The struct is copied.
  */
 KAS_API void kas_set_allocator(const kas_allocator *allocator);
 
