@@ -1,5 +1,6 @@
 /* base.c - host memory through the caller's hooks, the thread's error sentence, the log. */
 #include "base.h"
+#include "platform.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,6 +8,10 @@
 #include <string.h>
 
 #define BLOCK_ALIGNMENT 64
+/* Blocks from this size on lie in large pages where the system has them: rows of K and V that lie far apart would each
+   cost an address translation. */
+#define LARGE_PAGE ((size_t)2 << 20)
+#define LARGE_BLOCK (2 * LARGE_PAGE)
 
 /* Stands in front of every block, because the release hook is told the size. */
 typedef struct block_header {
@@ -16,7 +21,15 @@ typedef struct block_header {
 static void *default_allocate(void *user, size_t size, size_t alignment)
 {
     (void)user;
-    return aligned_alloc(alignment, kas_round_up(size, alignment));
+    if (size < LARGE_BLOCK)
+        return aligned_alloc(alignment, kas_round_up(size, alignment));
+    if (size > SIZE_MAX - LARGE_PAGE)
+        return NULL;
+    size_t whole = kas_round_up(size, LARGE_PAGE);
+    void *block = aligned_alloc(LARGE_PAGE, whole);
+    if (block)
+        kas_memory_prefer_large_pages(block, whole);
+    return block;
 }
 
 static void default_release(void *user, void *pointer, size_t size)

@@ -44,6 +44,9 @@ uint32_t kas_processor_count(void);
 /* Bytes of physical memory, 0 when unknown. */
 uint64_t kas_physical_memory(void);
 
+/* Memory not touched yet may come in large pages; a hint that a system may not know. `memory` is page-aligned. */
+void kas_memory_prefer_large_pages(void *memory, size_t size);
+
 /* Nanoseconds of a clock that never goes back. */
 uint64_t kas_clock(void);
 

@@ -17,8 +17,8 @@
 struct bench_ceiling {
     bool host, products;
     uint32_t threads;
-    float *memory; /* READ_BYTES, or the three matrices */
-    kas_buffer *source, *target;
+    kas_buffer *source, *target; /* on the host `source` alone */
+    float *memory;               /* source as the host sees it: READ_BYTES, or the three matrices */
 };
 
 /* One thread's part of a read. */
@@ -34,12 +34,12 @@ static size_t host_bytes(const bench_ceiling *ceiling)
     return ceiling->products ? 3 * sizeof(float) * GEMM_SIZE * GEMM_SIZE : READ_BYTES;
 }
 
-static kas_status create_host(bench_ceiling *ceiling)
+/* In a buffer of the device, so that it is the same kind of memory that K and V lie in. */
+static kas_status create_host(bench_ceiling *ceiling, kas_context *context)
 {
     size_t size = host_bytes(ceiling);
-    ceiling->memory = aligned_alloc(4096, size);
-    if (!ceiling->memory)
-        return tool_fail_memory();
+    TOOL_TRY_LIBRARY(kas_buffer_create(context, size, &ceiling->source));
+    ceiling->memory = kas_buffer_host(ceiling->source);
     for (size_t i = 0; i < size / sizeof(float); i++)
         ceiling->memory[i] = (float)(i % 251) * 0.0078125f;
     if (ceiling->products)
@@ -61,7 +61,7 @@ kas_status bench_ceiling_create(kas_context *context, bool host, bool products, 
     if (!made)
         return tool_fail_memory();
     *made = (bench_ceiling){.host = host, .products = host && products, .threads = threads};
-    kas_status status = host ? create_host(made) : create_device(made, context);
+    kas_status status = host ? create_host(made, context) : create_device(made, context);
     if (status != KAS_OK) {
         bench_ceiling_destroy(made);
         return status;
@@ -74,7 +74,6 @@ void bench_ceiling_destroy(bench_ceiling *ceiling)
 {
     if (!ceiling)
         return;
-    free(ceiling->memory);
     kas_buffer_destroy(ceiling->source);
     kas_buffer_destroy(ceiling->target);
     free(ceiling);
