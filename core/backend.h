@@ -25,7 +25,8 @@
  * lse           grid as attend. Log-sum-exp over all causal keys; with KAS_CALL_ESTIMATED over list and own keys, and
  *               x then counts tiles.
  * scores        x tile + tile_count * key block (block_keys; 0: one block), y active rows. Pooled scores of a tile's
- *               candidates from q, k and lse, summed over pool_heads kv heads.
+ *               candidates from q, k and lse, summed over pool_heads kv heads. With KAS_CALL_OWN_LSE (see own_lse_keys)
+ *               lse is not bound: the row finds it on its way.
  * select        x tile, y active rows. The `keep` best of a tile's scores in ascending key order.
  * sparse        x tile * query blocks + query block (block_queries; 0: the whole tile), y kv heads (or heads).
  *               Attention over list and own keys, out and lse.
@@ -84,6 +85,7 @@ typedef struct kas_variant {
     uint32_t tiles;      /* tile sizes it takes, as a mask of T themselves (16 | 32); 0: any */
     bool no_pages;       /* contiguous k and v only */
     bool no_estimate;    /* lse, scores: not with KAS_CALL_ESTIMATED */
+    uint32_t own_lse_keys; /* scores: takes KAS_CALL_OWN_LSE in calls of up to so many keys; 0: never */
     const void *code;    /* the backend's own */
 } kas_variant;
 

@@ -5,7 +5,11 @@
 #include "core/backend.h"
 
 /* Bytes of working memory every thread has for a kernel. */
-#define KAS_CPU_SCRATCH_BYTES (1024u * 1024u)
+#define KAS_CPU_SCRATCH_BYTES (1024u * 1024u + KAS_CPU_WEIGHTS * (4u + 4u / 64u))
+
+/* Weights that scores keeps of a tile until its rows' log-sum-exps are known, and up to how many keys it does so. */
+#define KAS_CPU_WEIGHTS (1024u * 1024u)
+#define KAS_CPU_OWN_LSE_KEYS 65536u
 
 /* One launch as its cells see it. */
 typedef struct kas_cpu_job {

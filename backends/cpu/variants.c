@@ -13,7 +13,7 @@
 #define ROWS(row_name, features, kernels)                                                                              \
     QUERY_ROW(row_name, KAS_OP_ATTEND, features, (kernels).attend),                                                    \
         QUERY_ROW(row_name, KAS_OP_LSE, features, (kernels).lse),                                                      \
-        ROW(row_name, KAS_OP_SCORES, features, (kernels).scores),                                                      \
+        ROW_OF(row_name, KAS_OP_SCORES, features, (kernels).scores, .own_lse_keys = KAS_CPU_OWN_LSE_KEYS),             \
         ROW(row_name, KAS_OP_SELECT, features, (kernels).select),                                                      \
         ROW(row_name, KAS_OP_SPARSE, features, (kernels).sparse),                                                      \
         ROW(row_name, KAS_OP_ATTEND_SPLIT, features, (kernels).attend_split),                                          \

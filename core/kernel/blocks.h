@@ -50,6 +50,8 @@
 #define KAS_CALL_ESTIMATED (1u << 12) /* lse: over the previous lists; scores: min(4, exp(s - estimate)) */
 #define KAS_CALL_STORE_LOGITS (1u << 13) /* logits: keep them, not only their partial sums */
 
+#define KAS_CALL_OWN_LSE (1u << 14) /* scores: no log-sum-exp is given */
+
 /* What a session fixes. *_at are word offsets into the table that follows the block in its buffer. */
 #define KAS_SESSION_FIELDS(U, F)                                                                                       \
     U(heads)                                                                                                           \

@@ -73,6 +73,13 @@ static kas_status reuse_piece(kas_work *work, const kas_piece *piece, void *user
     return kas_launch_sparse(work, piece, c->layer, &c->lists);
 }
 
+/* Whether the row of scores needs no launch of lse before it. */
+static bool scores_own_lse(const kas_work *work)
+{
+    const kas_variant *row = work->session->kernels[KAS_OP_SCORES].variant;
+    return row && work->keys <= row->own_lse_keys;
+}
+
 static kas_status score_and_select(kas_work *work, const kas_piece *piece, const chain *c, uint32_t flags)
 {
     if (c->rows == 0)
@@ -93,10 +100,10 @@ static kas_status dense_select_piece(kas_work *work, const kas_piece *piece, voi
 static kas_status anchor_piece(kas_work *work, const kas_piece *piece, void *user)
 {
     const chain *c = user;
-    bool estimated = work->session->estimated;
-    if (!c->all_dense)
+    bool estimated = work->session->estimated, own_lse = !estimated && scores_own_lse(work);
+    if (!c->all_dense && !own_lse)
         KAS_TRY(kas_launch_lse(work, piece, c->layer, &c->lse, estimated ? &c->lists : NULL));
-    KAS_TRY(score_and_select(work, piece, c, estimated ? KAS_CALL_ESTIMATED : 0));
+    KAS_TRY(score_and_select(work, piece, c, estimated ? KAS_CALL_ESTIMATED : own_lse ? KAS_CALL_OWN_LSE : 0));
     return kas_launch_sparse(work, piece, kas_identity_layer(work->session), &c->lists);
 }
 
@@ -314,8 +321,11 @@ static kas_status scores_piece(kas_work *work, const kas_piece *piece, void *use
         KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, rows, true, c->score_stride));
         return kas_launch_pool(work, piece, &c->scratch, c->layer, rows, &scores, c->score_stride);
     }
-    KAS_TRY(kas_launch_lse(work, piece, c->layer, &c->lse, NULL));
-    return kas_launch_scores(work, piece, c->layer, rows, 0, &c->lse, &scores, c->score_stride);
+    bool own_lse = scores_own_lse(work);
+    if (!own_lse)
+        KAS_TRY(kas_launch_lse(work, piece, c->layer, &c->lse, NULL));
+    return kas_launch_scores(work, piece, c->layer, rows, own_lse ? KAS_CALL_OWN_LSE : 0, &c->lse, &scores,
+                             c->score_stride);
 }
 
 static kas_status check_scores(const kas_work *work, const kas_scores *scores)

@@ -31,7 +31,8 @@ kas_status kas_launch_scores(const kas_work *work, const kas_piece *piece, uint3
     launch.call.flags |= flags;
     launch.call.layer = layer;
     launch.call.score_stride = stride;
-    kas_bind(&launch, KAS_SLOT_LSE, lse, (uint64_t)work->batch * work->session->block.heads * work->queries * 4);
+    if (!(flags & KAS_CALL_OWN_LSE))
+        kas_bind(&launch, KAS_SLOT_LSE, lse, (uint64_t)work->batch * work->session->block.heads * work->queries * 4);
     kas_bind(&launch, KAS_SLOT_SCORES, scores, kas_score_bytes(piece->count, rows, piece->tile_count, stride));
     return kas_work_launch(work, KAS_OP_SCORES, &launch,
                            piece->tile_count * key_blocks(work, KAS_OP_SCORES, candidates), rows, piece->count);

@@ -198,7 +198,7 @@ static void locate_block(const cell *c, uint32_t g, const key_source *source, ui
 INLINE void prefetch_row(const void *row, uint32_t bytes)
 {
     for (uint32_t at = 0; at < bytes; at += CACHE_LINE)
-        __builtin_prefetch((const char *)row + at, 0, 2);
+        __builtin_prefetch((const char *)row + at, 0, 3);
 }
 
 static inline uint32_t row_bytes(const cell *c)
@@ -380,9 +380,10 @@ static void mask_block(uint32_t first, uint32_t end, const key_block *block, wor
 
 /* Turns a row's logits into weights against its new greatest logit and rescales what it has summed so far: `stride`
    floats of out. A row that has seen no key weighs against 0. */
-static inline void soften_row(uint32_t row, uint32_t columns, uint32_t stride, workspace *w)
+static inline void soften_into(float *weights, uint32_t row, uint32_t columns, uint32_t stride, workspace *w)
 {
-    float *logits = w->logits + (size_t)row * BLOCK_KEYS, *sums = w->sums + (size_t)row * LANES;
+    const float *logits = w->logits + (size_t)row * BLOCK_KEYS;
+    float *sums = w->sums + (size_t)row * LANES;
     vector most = splat(w->greatest[row]);
     for (uint32_t n = 0; n < columns; n += LANES)
         most = vector_max(most, load_vector(logits + n));
@@ -399,10 +400,16 @@ static inline void soften_row(uint32_t row, uint32_t columns, uint32_t stride, w
     }
     for (uint32_t n = 0; n < columns; n += LANES) {
         vector weight = vector_exp(load_vector(logits + n) - origin);
-        store_vector(logits + n, weight);
+        store_vector(weights + n, weight);
         total += weight;
     }
     store_vector(sums, total);
+}
+
+/* In place. */
+static inline void soften_row(uint32_t row, uint32_t columns, uint32_t stride, workspace *w)
+{
+    soften_into(w->logits + (size_t)row * BLOCK_KEYS, row, columns, stride, w);
 }
 
 #include "few_rows.h"
@@ -503,11 +510,16 @@ static void store_partials(const row_set *rows, uint32_t y, uint32_t split, bool
     }
 }
 
-/* Sets of at most MOST_ROWS rows that cover queries [query_begin, query_end) of a kv head. */
-static inline bool next_rows(row_set *rows, uint32_t query_end)
+/* Sets of at most `most` rows that cover queries [query_begin, query_end) of a kv head. */
+static inline bool next_rows_of(row_set *rows, uint32_t query_end, uint32_t most)
 {
     rows->first += rows->count;
     uint32_t all = (query_end - rows->query_begin) * rows->c->session->group;
-    rows->count = kas_min_u32(all - rows->first, MOST_ROWS);
+    rows->count = kas_min_u32(all - rows->first, most);
     return rows->count != 0;
+}
+
+static inline bool next_rows(row_set *rows, uint32_t query_end)
+{
+    return next_rows_of(rows, query_end, MOST_ROWS);
 }
