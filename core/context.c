@@ -13,13 +13,76 @@ static kas_status check_context_desc(const kas_context_desc *desc)
     return KAS_OK;
 }
 
-static bool has_variant(const kas_backend *backend, const char *name)
+/* ---- Preferred rows -------------------------------------------------------------------------------------------- */
+
+#define SEPARATORS ", \t\r\n"
+
+/* One entry of kas_context_desc.variant, "NAME" or "OPERATION=NAME"; its text is not terminated. */
+typedef struct preference {
+    const char *text;
+    size_t length;
+    const char *operation; /* NULL: every operation */
+    size_t operation_length;
+    const char *name;
+    size_t name_length;
+} preference;
+
+/* Takes the entry that begins at or after *rest; false at the end of the text. */
+static bool next_preference(const char **rest, preference *entry)
 {
-    for (uint32_t i = 0; i < backend->variant_count; i++)
-        if (strcmp(backend->variants[i].name, name) == 0)
+    const char *text = *rest + strspn(*rest, SEPARATORS);
+    size_t length = strcspn(text, SEPARATORS);
+    const char *equals = memchr(text, '=', length);
+    *entry = (preference){.text = text, .length = length, .name = text, .name_length = length};
+    if (equals) {
+        entry->operation = text;
+        entry->operation_length = (size_t)(equals - text);
+        entry->name = equals + 1;
+        entry->name_length = length - entry->operation_length - 1;
+    }
+    *rest = text + length;
+    return length != 0;
+}
+
+static bool is_text(const char *text, size_t length, const char *other)
+{
+    return strlen(other) == length && memcmp(text, other, length) == 0;
+}
+
+static bool is_meant(const preference *entry, const kas_variant *row)
+{
+    return is_text(entry->name, entry->name_length, row->name) &&
+           (!entry->operation || is_text(entry->operation, entry->operation_length, kas_op_name(row->op)));
+}
+
+static bool is_preferred(const kas_context *context, const kas_variant *row)
+{
+    preference entry;
+    for (const char *rest = context->variant; rest && next_preference(&rest, &entry);)
+        if (is_meant(&entry, row))
             return true;
     return false;
 }
+
+static bool has_variant(const kas_backend *backend, const preference *entry)
+{
+    for (uint32_t i = 0; i < backend->variant_count; i++)
+        if (is_meant(entry, &backend->variants[i]))
+            return true;
+    return false;
+}
+
+static kas_status check_preferences(const kas_backend *backend, const char *text)
+{
+    preference entry;
+    while (next_preference(&text, &entry))
+        if (!has_variant(backend, &entry))
+            return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "variant \"%.*s\" is no row of %s",
+                            (int)(entry.length < 64 ? entry.length : 64), entry.text, backend->name);
+    return KAS_OK;
+}
+
+/* ---- Contexts -------------------------------------------------------------------------------------------------- */
 
 static kas_status fill_context(kas_context *context, const kas_context_desc *desc)
 {
@@ -29,9 +92,7 @@ static kas_status fill_context(kas_context *context, const kas_context_desc *des
     KAS_TRY(kas_registry_device_info(context->backend, index, &context->info));
     context->info.features &= ~desc->disable_features;
     if (desc->variant) {
-        if (!has_variant(context->backend, desc->variant))
-            return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "variant \"%.64s\" is no row of %s", desc->variant,
-                            context->backend->name);
+        KAS_TRY(check_preferences(context->backend, desc->variant));
         context->variant = kas_strdup(desc->variant);
         if (!context->variant)
             return kas_fail_memory();
@@ -130,16 +191,16 @@ static bool is_general(kas_status status)
 }
 
 /*
- * One pass over the rows of `op`: those of the preferred name, or all the others. `status` is that of the last row that
- * was tried, and stays as it is when none fits.
+ * One pass over the rows of `op`: the preferred ones, or all the others. `status` is that of the last row that was
+ * tried, and stays as it is when none fits.
  */
 static void load_first(kas_context *context, kas_op op, const kas_kernel_spec *spec, bool estimated, bool preferred,
                        const kas_variant **variant, kas_backend_kernel **kernel, kas_status *status)
 {
     for (uint32_t i = 0; i < context->backend->variant_count; i++) {
         const kas_variant *row = &context->backend->variants[i];
-        bool named = context->variant && strcmp(row->name, context->variant) == 0;
-        if (row->op != op || named != preferred || !is_usable(context, row) || !fits(row, spec, estimated))
+        if (row->op != op || is_preferred(context, row) != preferred || !is_usable(context, row) ||
+            !fits(row, spec, estimated))
             continue;
         kas_attempt_begin();
         *status = context->backend->kernel_load(context->handle, row, spec, kernel);

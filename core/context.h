@@ -8,7 +8,7 @@ struct kas_context {
     const kas_backend *backend;
     kas_backend_context *handle;
     kas_device_info info;
-    char *variant; /* name of the rows to prefer, NULL: the best */
+    char *variant; /* rows to prefer, as in kas_context_desc; NULL: the best */
 };
 
 struct kas_buffer {

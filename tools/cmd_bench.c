@@ -2,17 +2,21 @@
  * cmd_bench.c - `kascade bench`: times the kinds of layers of a plan on a device, turn by turn, and compares them with
  * dense attention and with what the machine itself can do. Only the public interface is used.
  */
+#define _POSIX_C_SOURCE 200809L
+
 #include "args.h"
 #include "bench/ceiling.h"
 #include "bench/inputs.h"
 #include "bench/layers.h"
 #include "bench/samples.h"
+#include "bench/tune.h"
 #include "bench/work.h"
 #include "command.h"
 #include "json_out.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define LEAST_ROUNDS 5u
 #define LEAST_MS 1000.0 /* rounds are repeated until this much has been measured */
@@ -28,12 +32,12 @@ static const char *const operations[] = {"attend", "lse",          "scores",    
 #define OPERATIONS (sizeof(operations) / sizeof(operations[0]))
 
 typedef struct bench_options {
-    const char *device, *variant;
+    const char *device, *variant, *write;
     bench_plan_options plan;
     int phase, dtype; /* -1: both; by the device */
     uint32_t keys, batch, head_dim, threads, rounds;
     double matrix_peak; /* teraflop/s; 0: unknown */
-    bool json;
+    bool tune, json;
 } bench_options;
 
 /* One phase being measured. */
@@ -51,6 +55,7 @@ typedef struct bench_state {
     bench_inputs inputs;
     bench_ceiling *ceiling;
     samples times[BENCH_KINDS], ceiling_times;
+    double create_ms; /* of the session */
 } bench_state;
 
 /* What is printed of a phase. */
@@ -87,8 +92,12 @@ static kas_status parse(int argc, char **argv, bench_options *options, bool *hel
          16, 128},
         {"--normalizer", "N", "exact or estimated (default the plan's, exact)", ARGS_CHOICE, &plan->normalizer, 0, 0,
          normalizer_names},
-        {"--variant", "NAME", "prefer the variant rows of this name (see kascade devices --rows)", ARGS_TEXT,
-         &options->variant},
+        {"--variant", "ROWS", "prefer these variant rows: NAME or OPERATION=NAME, several separated by commas\n"
+         "or white space (see kascade devices --rows)", ARGS_TEXT, &options->variant},
+        {"--tune", NULL, "measure the rows of every operation at this shape and choose the fastest", ARGS_FLAG,
+         &options->tune},
+        {"--write", "FILE", "with --tune: write the choice, text for --variant or kas_context_desc.variant", ARGS_TEXT,
+         &options->write},
         {"--threads", "N", "processors of the cpu device (default all)", ARGS_U32, &options->threads, 1, 1024},
         {"--rounds", "N", "times that each layer is timed (default: 5 or more, until a second has\nbeen measured)",
          ARGS_U32, &options->rounds, 1, SAMPLES_MAX},
@@ -109,6 +118,10 @@ static kas_status parse(int argc, char **argv, bench_options *options, bool *hel
     args_result result;
     TOOL_TRY(args_parse(&spec, argc, argv, &result));
     *help = result.help;
+    if (options->tune && (options->json || options->variant))
+        return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "--tune goes with neither --json nor --variant");
+    if (options->write && !options->tune)
+        return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "--write needs --tune");
     return KAS_OK;
 }
 
@@ -219,6 +232,13 @@ static kas_status open_device(bench_state *state)
     return KAS_OK;
 }
 
+static double clock_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
+}
+
 static kas_status prepare(bench_state *state, kas_phase phase)
 {
     const bench_options *options = state->options;
@@ -249,7 +269,9 @@ static kas_status prepare(bench_state *state, kas_phase phase)
         .max_queries = prefill(state) ? options->keys : 0,
         .max_keys = options->keys,
     };
+    double begin = clock_ms();
     TOOL_TRY_LIBRARY(kas_session_create(state->context, &desc, &state->session));
+    state->create_ms = clock_ms() - begin;
     TOOL_TRY(bench_inputs_create(state->context, state->stream, &state->shape, &state->inputs));
     return bench_ceiling_create(state->context, state->info.host_memory, prefill(state), state->info.compute_units,
                                 &state->ceiling);
@@ -408,7 +430,7 @@ static cJSON *figures_json(const bench_state *state, const bench_figures *figure
     return object;
 }
 
-/* ---- The command ----------------------------------------------------------------------------------------------- */
+/* ---- Phases ---------------------------------------------------------------------------------------------------- */
 
 static void report(bench_state *state, cJSON *root)
 {
@@ -440,6 +462,68 @@ static kas_status measure_phase(const bench_options *options, kas_phase phase, c
     return status;
 }
 
+/* ---- Tuning ---------------------------------------------------------------------------------------------------- */
+
+static void fill_trial(bench_state *state, const char *operation, tune_trial *trial)
+{
+    const char *row = kas_session_variant(state->session, operation);
+    *trial = (tune_trial){.create = state->create_ms};
+    snprintf(trial->row, sizeof(trial->row), "%s", row ? row : "");
+    for (bench_kind kind = BENCH_DENSE; kind < BENCH_KINDS; kind++)
+        if (is_timed(state, kind))
+            trial->median[kind] = samples_summarize(&state->times[kind]).median;
+}
+
+static kas_status measure_trial(void *user, kas_phase phase, const char *variant, const char *operation,
+                                tune_trial *trial)
+{
+    static bench_state state;
+    bench_options options = *(const bench_options *)user;
+    options.variant = variant;
+    state = (bench_state){.options = &options};
+    kas_status status = prepare(&state, phase);
+    if (status == KAS_OK)
+        status = run_rounds(&state);
+    if (status == KAS_OK)
+        fill_trial(&state, operation, trial);
+    release(&state);
+    return status;
+}
+
+static kas_status tune_phases(bench_options *options, char *text)
+{
+    kas_context *context;
+    const kas_context_desc desc = {
+        .struct_size = sizeof(desc), .device = options->device, .threads = options->threads};
+    TOOL_TRY_LIBRARY(kas_context_create(&desc, &context));
+    kas_status status = KAS_OK;
+    if (options->phase <= 0)
+        status = tune_phase(context, KAS_PHASE_PREFILL, measure_trial, options, text);
+    if (status == KAS_OK && options->phase != 0)
+        status = tune_phase(context, KAS_PHASE_DECODE, measure_trial, options, text);
+    kas_context_destroy(context);
+    return status;
+}
+
+static kas_status write_choice(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    bool written = file && fputs(text, file) >= 0;
+    if (file && fclose(file) != 0)
+        written = false;
+    return written ? KAS_OK : tool_fail(KAS_ERROR_IO, "%s: cannot be written", path);
+}
+
+static kas_status tune(bench_options *options)
+{
+    char text[TUNE_TEXT_SIZE] = "";
+    TOOL_TRY(tune_phases(options, text));
+    printf("chosen:\n%s", text);
+    return options->write ? write_choice(options->write, text) : KAS_OK;
+}
+
+/* ---- The command ----------------------------------------------------------------------------------------------- */
+
 static kas_status bench_command(int argc, char **argv)
 {
     bench_options options = {.device = "cpu",
@@ -453,6 +537,8 @@ static kas_status bench_command(int argc, char **argv)
     TOOL_TRY(parse(argc, argv, &options, &help));
     if (help)
         return KAS_OK;
+    if (options.tune)
+        return tune(&options);
     cJSON *root = options.json ? cJSON_CreateObject() : NULL;
     if (root)
         cJSON_AddStringToObject(root, "version", kas_version());

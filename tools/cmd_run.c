@@ -44,7 +44,7 @@ static const char *const dtype_names[] = {"f32", "f16", "bf16", NULL};
 static const kas_dtype dtypes[] = {KAS_DTYPE_F32, KAS_DTYPE_F16, KAS_DTYPE_BF16};
 
 typedef struct run_options {
-    const char *model, *plan, *text, *device;
+    const char *model, *plan, *text, *device, *variant;
     uint32_t context; /* 0: DEFAULT_CONTEXT, or what the text fills */
     uint32_t texts, values, seed, chunk, threads;
     lm_plan_overrides overrides;
@@ -82,6 +82,8 @@ static kas_status parse(int argc, char **argv, run_options *options, bool *help)
         {"--context", "N", "tokens of a text (default 8192, or what the text fills)", ARGS_U32, &options->context, 1,
          MAX_CONTEXT},
         {"--device", "D", "where attention runs (default cpu; see kascade devices)", ARGS_TEXT, &options->device},
+        {"--variant", "ROWS", "variant rows to prefer, as kascade bench takes and writes them", ARGS_TEXT,
+         &options->variant},
         {"--topk", "FRACTION", "share of the keys that is kept (default: the plan's)", ARGS_REAL,
          &options->overrides.fraction, 1e-6, 1},
         {"--topk-min", "N", "keys kept at least (default: the plan's)", ARGS_U32, &options->overrides.min, 1, 1u << 30},
@@ -228,7 +230,8 @@ static kas_status load(run_state *run)
     if (options->threads)
         lm_set_threads(options->threads);
     const kas_context_desc device = {
-        .struct_size = sizeof(device), .device = options->device, .threads = options->threads};
+        .struct_size = sizeof(device), .device = options->device, .threads = options->threads,
+        .variant = options->variant};
     TOOL_TRY_LIBRARY(kas_context_create(&device, &run->device));
     TOOL_TRY(lm_model_load(run->model_path, &run->model));
     TOOL_TRY(byte_model_check(run->model, run->model_path));

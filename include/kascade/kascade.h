@@ -172,7 +172,9 @@ typedef struct kas_context_desc {
     const char *device;        /* as for kas_device_get_info; NULL: "cpu" */
     uint32_t threads;          /* CPU: threads of this context, the calling one included; 0: one a processor */
     uint64_t disable_features; /* KAS_FEATURE_* to do without; rows that need them are not used */
-    const char *variant;       /* prefer variant rows of this name (tests, tuning; see kas_session_variant) */
+    const char *variant;       /* variant rows to prefer (tests, tuning; see kas_session_variant): entries "NAME", for
+                                  all operations, or "OPERATION=NAME", separated by commas or white space: the text
+                                  of a file that `kascade bench --tune` writes. NULL: the library's choice */
     kas_cache cache;           /* zero: nothing is kept */
     const void *import;        /* a kas_cuda_import, kas_opencl_import or kas_vulkan_import of the device's backend;
                                   its handles stay the caller's and outlive the context. NULL: open the device */

@@ -149,6 +149,12 @@ static void contexts(void **state)
     desc.threads = 0;
     desc.variant = "tenth";
     INVALID(kas_context_create(&desc, &context), "variant", "tenth");
+    desc.variant = "first, lse=tenth";
+    INVALID(kas_context_create(&desc, &context), "variant", "lse=tenth");
+    desc.variant = "first\nattention=first";
+    INVALID(kas_context_create(&desc, &context), "variant", "attention=first");
+    desc.variant = "=first";
+    INVALID(kas_context_create(&desc, &context), "variant", "=first");
     desc.variant = NULL;
     desc.device = "null:1";
     REFUSED(KAS_ERROR_NO_DEVICE, kas_context_create(&desc, &context), "null:1");
@@ -188,6 +194,25 @@ static void variants(void **state)
     assert_null(kas_session_variant(w.session, NULL));
     assert_null(kas_session_variant(w.session, "attention"));
     assert_string_equal(kas_session_variant(w.session, "attend"), "first");
+}
+
+/* An entry with an operation prefers rows of that operation alone. */
+static void preferred_rows(void **state)
+{
+    (void)state;
+    const kas_context_desc desc = {
+        .struct_size = sizeof(desc), .device = "null", .variant = "lse=second\nselect=first, scores=second\n"};
+    const kas_session_desc shape = world_session_desc(w.plan);
+    kas_context *context;
+    kas_session *session;
+    CHECK(kas_context_create(&desc, &context));
+    CHECK(kas_session_create(context, &shape, &session));
+    assert_string_equal(kas_session_variant(session, "lse"), "second");
+    assert_string_equal(kas_session_variant(session, "scores"), "second");
+    assert_string_equal(kas_session_variant(session, "select"), "first");
+    assert_string_equal(kas_session_variant(session, "attend"), "first");
+    kas_session_destroy(session);
+    kas_context_destroy(context);
 }
 
 /* ---- Buffers, streams, timers ---------------------------------------------------------------------------------- */
@@ -1129,7 +1154,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(backends_and_devices),
         cmocka_unit_test(contexts),
-        cmocka_unit_test(variants),
+        cmocka_unit_test(variants), cmocka_unit_test(preferred_rows),
         cmocka_unit_test(buffers),
         cmocka_unit_test(transfers),
         cmocka_unit_test(copies_and_fills),

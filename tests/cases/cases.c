@@ -20,7 +20,7 @@ typedef struct shape {
 } shape;
 
 /* The first shape is the one that takes every variation. */
-static const shape quick_shapes[] = {{2, 4, 128, 32}, {2, 1, 64, 64}, {1, 8, 80, 16}, {3, 3, 37, 32}};
+static const shape quick_shapes[] = {{2, 4, 128, 32}, {2, 1, 64, 64}, {1, 8, 80, 16}, {3, 3, 37, 32}, {1, 2, 256, 16}};
 static const shape small_shapes[] = {{2, 3, 32, 16}, {1, 1, 37, 32}, {1, 8, 16, 32}, {1, 16, 24, 16}};
 static const shape full_shapes[] = {
     {2, 4, 128, 32},  {2, 1, 64, 64},  {1, 8, 80, 16},  {3, 3, 37, 32},  {2, 4, 128, 128}, {1, 16, 256, 16},

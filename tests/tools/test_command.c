@@ -76,9 +76,27 @@ static void option_values(void **state)
     expect(MISUSED, run_command("run --context"), "--context");
     expect(MISUSED, run_command("run --json --json"), "--json");
     expect(MISUSED, run_command("bench stray"), "stray");
+    expect(MISUSED, run_command("bench --write rows"), "--write", "--tune");
+    expect(MISUSED, run_command("bench --tune --json"), "--tune", "--json");
+    expect(MISUSED, run_command("bench --variant lse=none"), "variant", "lse=none");
     expect(MISUSED, run_command("attend --phase sideways"), "--phase", "sideways");
     expect(MISUSED, run_command("attend --phase prefill --role dense"), "--q");
     expect(MISUSED, run_command("conformance --filter '('"), "(");
+}
+
+/* The rows that are chosen are taken back as they were written. */
+static void tuned_rows(void **state)
+{
+    static const char shape[] = "--phase decode --keys 300 --heads 2 --kv-heads 1 --head-dim 16 --rounds 1 --threads 1";
+    (void)state;
+    scratch s;
+    assert_int_equal(scratch_open(&s), 0);
+    const char *path = scratch_path(&s, "rows");
+    expect(DONE, run_command("bench --tune %s --write %s", shape, path), "attend_split", "generic", "chosen:");
+    expect(DONE, run_command("bench %s --variant \"$(cat %s)\"", shape, path), "rows:");
+    expect(DONE, run_command("bench %s --variant pool=generic", shape), "pool generic");
+    expect(BAD_FILE, run_command("bench --tune %s --write %s/none/rows", shape, s.folder), "none/rows");
+    scratch_close(&s);
 }
 
 static void devices(void **state)
@@ -216,7 +234,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(help),    cmocka_unit_test(manual_page),     cmocka_unit_test(option_values),
-        cmocka_unit_test(devices), cmocka_unit_test(plans),           cmocka_unit_test(deep_plan),
+        cmocka_unit_test(devices), cmocka_unit_test(tuned_rows), cmocka_unit_test(plans),           cmocka_unit_test(deep_plan),
         cmocka_unit_test(models),  cmocka_unit_test(run_prints_json),
     };
     return cmocka_run_group_tests_name("tools.command", tests, NULL, NULL);
