@@ -172,14 +172,15 @@ oclgrind_rows() {
 }
 
 # Oclgrind 21.10 forgets what kernels have written to a buffer that any command wrote before: even a constant, read back
-# by the item that stored it, counts as uninitialised. Kernels that read what another kernel left are therefore not judged:
-# merge and pool here, scores not run. The others read the caller's data and their own local memory.
+# by the item that stored it, counts as uninitialised. Kernels that read what another kernel left are therefore not
+# judged: merge and pool here, scores not run. The others read the caller's data and their own local memory.
 defined_rows() {
+    local prefill='^(attend|lse|select|lists|mass)/prefill/.*/long@generic'
+    local decode='^(attend|scores|lists|select)/decode/f32/d37_.*/plain@generic'
     OCL_ICD_FILENAMES=$1 OCL_ICD_VENDORS=$1 OCLGRIND_UNINITIALIZED=1 OCLGRIND_MAX_ERRORS=1000000 \
         OCLGRIND_BUILD_OPTIONS=-O0 timeout "$test_limit" \
-        "$repository/build/tests/conformance/test_conformance" --device opencl:0 --quick --filter \
-        '^(attend|lse|select|lists|mass)/prefill/.*/long@generic|^(attend|scores|lists|select)/decode/f32/d37_.*/plain@generic' \
-        >"$2" 2>&1
+        "$repository/build/tests/conformance/test_conformance" --device opencl:0 --quick \
+        --filter "$prefill|$decode" >"$2" 2>&1
     local status=$?
     tail -n 1 "$2"
     [ "$status" -eq 0 ] && ! grep 'Kernel: ' "$2" | grep -vE 'kas_(merge|pool)$' | sort | uniq -c | grep .
