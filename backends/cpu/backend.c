@@ -92,6 +92,8 @@ static uint64_t cpu_features(void)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         features |= KAS_FEATURE_AVX512;
+    if (features & KAS_FEATURE_AVX512 && __builtin_cpu_supports("avx512bf16"))
+        features |= KAS_FEATURE_AVX512_BF16;
 #elif defined(__aarch64__)
     features |= KAS_FEATURE_NEON;
 #endif

@@ -36,7 +36,7 @@ typedef struct kas_cpu_code {
 } kas_cpu_code;
 
 #if defined(__x86_64__)
-#define KAS_CPU_VARIANT_COUNT (3 * 9 + 2)
+#define KAS_CPU_VARIANT_COUNT (7 + 3 * 9 + 2)
 #elif defined(__aarch64__)
 #define KAS_CPU_VARIANT_COUNT (2 * 9 + 2)
 #else

@@ -1,4 +1,7 @@
-/* variants.c - the CPU's rows, best first. A row serves every dtype, head dimension, group and tile. */
+/*
+ * variants.c - the CPU's rows, best first. A row serves every dtype, head dimension, group and tile, except that dot
+ * products of bf16 pairs are for bf16 and even head dimensions.
+ */
 #include "variants.h"
 
 #define ROW_OF(row_name, operation, features, kernel, ...)                                                             \
@@ -21,8 +24,25 @@
         ROW(row_name, KAS_OP_LOGITS, features, (kernels).logits),                                                      \
         ROW_OF(row_name, KAS_OP_POOL, features, (kernels).pool, .block_keys = KAS_CPU_POOL_KEYS)
 
+/* The operations with products, over pairs of bf16. */
+#define PAIR_ROW(operation, kernel, ...)                                                                               \
+    {                                                                                                                  \
+        .name = "avx512-bf16", .op = operation, .dtypes = KAS_DTYPE_BIT(KAS_DTYPE_BF16), .min_head_dim = 2,            \
+        .max_head_dim = KAS_MAX_HEAD_DIM, .head_dim_step = 2, .needs = KAS_FEATURE_AVX512 | KAS_FEATURE_AVX512_BF16,   \
+        .code = &(kernel), __VA_ARGS__                                                                                 \
+    }
+#define PAIR_ROWS(kernels)                                                                                             \
+    PAIR_ROW(KAS_OP_ATTEND, (kernels).attend, .block_queries = KAS_CPU_ATTEND_QUERIES),                                \
+        PAIR_ROW(KAS_OP_LSE, (kernels).lse, .block_queries = KAS_CPU_ATTEND_QUERIES),                                  \
+        PAIR_ROW(KAS_OP_SCORES, (kernels).scores, .own_lse_keys = KAS_CPU_OWN_LSE_KEYS),                               \
+        PAIR_ROW(KAS_OP_SPARSE, (kernels).sparse, .block_queries = 0),                                                 \
+        PAIR_ROW(KAS_OP_ATTEND_SPLIT, (kernels).attend_split, .block_queries = 0),                                     \
+        PAIR_ROW(KAS_OP_SPARSE_SPLIT, (kernels).sparse_split, .block_queries = 0),                                     \
+        PAIR_ROW(KAS_OP_LOGITS, (kernels).logits, .block_queries = 0)
+
 const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT] = {
 #if defined(__x86_64__)
+    PAIR_ROWS(kas_cpu_rows_avx512_bf16),
     ROWS("avx512", KAS_FEATURE_AVX512, kas_cpu_rows_avx512),
     ROWS("avx2", KAS_FEATURE_AVX2, kas_cpu_rows_avx2),
 #elif defined(__aarch64__)

@@ -11,6 +11,7 @@ typedef struct kas_cpu_rows {
 extern const kas_cpu_rows kas_cpu_rows_generic;
 extern const kas_cpu_rows kas_cpu_rows_avx2;
 extern const kas_cpu_rows kas_cpu_rows_avx512;
+extern const kas_cpu_rows kas_cpu_rows_avx512_bf16;
 extern const kas_cpu_rows kas_cpu_rows_neon;
 
 /* Little work, the same for all. */

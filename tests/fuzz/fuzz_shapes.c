@@ -152,7 +152,7 @@ static void choose_values(conformance_case *c, fuzz_input *input)
 /* A context for each kind of rows that this processor has, the best first. */
 static kas_context *context_of(uint32_t choice)
 {
-    static const char *const names[] = {NULL, "generic", "avx2", "avx512", "neon"};
+    static const char *const names[] = {NULL, "generic", "avx2", "avx512", "avx512-bf16", "neon"};
     static kas_context *contexts[sizeof(names) / sizeof(*names)];
     uint32_t which = choice % (sizeof(names) / sizeof(*names));
     kas_context_desc desc = {.struct_size = sizeof(desc), .device = "cpu", .threads = 2, .variant = names[which]};

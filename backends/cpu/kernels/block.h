@@ -7,6 +7,8 @@
 #include "sequence.h"
 #include "vector.h"
 
+#include "words.h"
+
 #define MOST_ROWS 256u /* rows at once */
 #define BLOCK_KEYS 64u /* keys at once */
 /* A register tile: rows and vectors. Its panel of keys leaves room in the first cache for a second thread's. */
@@ -80,9 +82,20 @@ static inline uint32_t padded_dim(const cell *c)
     return padded_width(c->session->head_dim);
 }
 
+/* Words of a row of q or K, and the same up to whole vectors. */
+static inline uint32_t row_words(const cell *c)
+{
+    return c->session->head_dim / WORD_ELEMENTS;
+}
+
+static inline uint32_t padded_words(const cell *c)
+{
+    return padded_width(row_words(c));
+}
+
 static inline bool is_few(const cell *c, uint32_t rows)
 {
-    return rows <= FEW_ROWS && c->session->head_dim % LANES == 0;
+    return rows <= FEW_ROWS && row_words(c) % LANES == 0;
 }
 
 /* Up to whole register tiles, of few_rows.h where it takes the rows. */
@@ -97,7 +110,7 @@ static void load_rows(const row_set *rows, workspace *w)
 {
     const cell *c = rows->c;
     uint32_t dim = c->session->head_dim, stride = padded_dim(c);
-    memset(w->q, 0, (size_t)padded_rows(c, rows->count) * stride * sizeof(float));
+    memset(w->q, 0, (size_t)padded_rows(c, rows->count) * padded_words(c) * sizeof(float));
     memset(w->out, 0, (size_t)padded_rows(c, rows->count) * stride * sizeof(float));
     memset(w->sums, 0, (size_t)padded_rows(c, rows->count) * LANES * sizeof(float));
     for (uint32_t n = 0; n < padded_rows(c, rows->count); n++) {
@@ -105,8 +118,8 @@ static void load_rows(const row_set *rows, workspace *w)
         w->last[n] = n < rows->count ? c->sequence.offset + query_of(rows, n) : w->last[n - 1];
     }
     for (uint32_t n = 0; n < rows->count; n++)
-        kas_load_row(w->q + (size_t)n * stride, c->job->slot[KAS_SLOT_Q],
-                     q_element(c, query_of(rows, n), head_of(rows, n)), dim, c->job->dtype);
+        load_query(w->q + (size_t)n * padded_words(c), c->job->slot[KAS_SLOT_Q],
+                   q_element(c, query_of(rows, n), head_of(rows, n)), dim, c->job->dtype);
 }
 
 /* ---- Keys -------------------------------------------------------------------------------------------------------- */
@@ -214,22 +227,15 @@ static inline void prefetch_rows(const cell *c, const void *const *rows, uint32_
 
 /* ---- Packing ----------------------------------------------------------------------------------------------------- */
 
-INLINE vector load_part(const void *row, uint32_t d, uint32_t dim, kas_dtype dtype)
+INLINE void pack_keys_of(const key_block *block, uint32_t words, float *packed, kas_dtype dtype)
 {
-    if (d + LANES <= dim)
-        return load_elements(row, d, dtype);
-    return d < dim ? load_last(row, d, dim - d, dtype) : splat(0.0f);
-}
-
-INLINE void pack_keys_of(const key_block *block, uint32_t dim, float *packed, kas_dtype dtype)
-{
-    uint32_t panel_size = (uint32_t)kas_round_up(dim, LANES) * TILE_FLOATS;
+    uint32_t panel_size = padded_width(words) * TILE_FLOATS;
     for (uint32_t n = 0; n < block->columns; n += LANES) {
         float *panel = packed + (size_t)(n / TILE_FLOATS) * panel_size + n % TILE_FLOATS;
-        for (uint32_t d = 0; d < dim; d += LANES) {
+        for (uint32_t d = 0; d < words; d += LANES) {
             vector part[LANES];
             for (uint32_t i = 0; i < LANES; i++)
-                part[i] = load_part(block->k[n + i], d, dim, dtype);
+                part[i] = load_words(block->k[n + i], d, words, dtype);
             transpose(part);
             for (uint32_t i = 0; i < LANES; i++)
                 store_vector(panel + (size_t)(d + i) * TILE_FLOATS, part[i]);
@@ -237,18 +243,28 @@ INLINE void pack_keys_of(const key_block *block, uint32_t dim, float *packed, ka
     }
 }
 
+INLINE vector load_values(const void *const *v, uint32_t n, uint32_t d, uint32_t dim, kas_dtype dtype)
+{
+#ifdef VECTOR_PAIRS
+    (void)dtype;
+    return join_values(v, n, d, dim);
+#else
+    return load_words(v[n], d, dim, dtype);
+#endif
+}
+
 INLINE void pack_values_of(const key_block *block, uint32_t dim, float *packed, kas_dtype dtype)
 {
-    uint32_t width = padded_width(dim);
-    for (uint32_t n = 0; n < block->count; n++)
-        for (uint32_t d = 0; d < width; d += LANES)
-            store_vector(packed + ((size_t)(d / TILE_FLOATS) * BLOCK_KEYS + n) * TILE_FLOATS + d % TILE_FLOATS,
-                         load_part(block->v[n], d, dim, dtype));
+    for (uint32_t n = 0; n < block->count; n += WORD_ELEMENTS)
+        for (uint32_t d = 0; d < dim; d += LANES)
+            store_vector(packed + ((size_t)(d / TILE_FLOATS) * BLOCK_KEYS + n / WORD_ELEMENTS) * TILE_FLOATS +
+                             d % TILE_FLOATS,
+                         load_values(block->v, n, d, dim, dtype));
 }
 
 static void pack_keys(const cell *c, const key_block *block, float *packed)
 {
-    uint32_t dim = c->session->head_dim;
+    uint32_t dim = row_words(c);
     switch (c->job->dtype) {
     case KAS_DTYPE_F32:
         pack_keys_of(block, dim, packed, KAS_DTYPE_F32);
@@ -289,7 +305,7 @@ INLINE void product_tile(const float *restrict a, uint32_t a_stride, const float
         for (uint32_t i = 0; i < ROW_STEP; i++) {
             vector value = splat(a[(size_t)i * a_stride + d]);
             for (uint32_t j = 0; j < vectors; j++)
-                acc[i][j] += value * columns[j];
+                acc[i][j] = multiply_add(acc[i][j], value, columns[j]);
         }
     }
 }
@@ -332,13 +348,13 @@ INLINE void multiply_panel(const product *p, bool add, float scale, uint32_t wid
 static void multiply_qk(const cell *c, uint32_t first, uint32_t end, const key_block *block, const key_block *next,
                         bool with_v, workspace *w)
 {
-    uint32_t dim = c->session->head_dim, stride = padded_dim(c);
-    size_t panel_size = kas_round_up(dim, LANES) * TILE_FLOATS;
+    uint32_t depth = row_words(c), stride = padded_words(c);
+    size_t panel_size = (size_t)stride * TILE_FLOATS;
     uint32_t share = (uint32_t)kas_div_up((uint64_t)BLOCK_KEYS * PREFETCH_ROWS, end - first);
     for (uint32_t j = 0; j < block->columns; j += TILE_FLOATS) {
         uint32_t fetched = 0;
         for (uint32_t row = first; row < end; row += PREFETCH_ROWS) {
-            const product p = {w->q, w->k + j / TILE_FLOATS * panel_size, w->logits + j, stride, BLOCK_KEYS, dim,
+            const product p = {w->q, w->k + j / TILE_FLOATS * panel_size, w->logits + j, stride, BLOCK_KEYS, depth,
                                row,  kas_min_u32(row + PREFETCH_ROWS, end)};
             multiply_panel(&p, false, c->session->scale, block->columns - j);
             if (j == 0)
@@ -354,9 +370,15 @@ static void multiply_qk(const cell *c, uint32_t first, uint32_t end, const key_b
 static void multiply_pv(const cell *c, uint32_t first, uint32_t end, const key_block *block, workspace *w)
 {
     uint32_t stride = padded_dim(c);
+#ifdef VECTOR_PAIRS
+    for (uint32_t row = first; row < end; row++)
+        round_weights(w->logits + (size_t)row * BLOCK_KEYS, block->columns);
+#endif
     for (uint32_t d = 0; d < stride; d += TILE_FLOATS) {
-        const product p = {w->logits, w->v + (size_t)d * BLOCK_KEYS, w->out + d, BLOCK_KEYS, stride, block->count,
-                           first,     end};
+        const product p = {w->logits, w->v + (size_t)d * BLOCK_KEYS,
+                           w->out + d, BLOCK_KEYS,
+                           stride, (uint32_t)kas_div_up(block->count, WORD_ELEMENTS),
+                           first, end};
         multiply_panel(&p, true, 1.0f, stride - d);
     }
 }

@@ -7,7 +7,7 @@
 #define KEYS_AT_ONCE (LANES / FEW_STEP) /* so that a vector holds the sums of FEW_STEP rows */
 
 /* Logits of FEW_STEP rows and KEYS_AT_ONCE keys. */
-INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, uint32_t dim, uint32_t stride,
+INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, uint32_t depth, uint32_t stride,
                             float scale, float *logits, kas_dtype dtype)
 {
     vector part[LANES];
@@ -15,17 +15,17 @@ INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, 
     for (uint32_t i = 0; i < LANES; i++)
         part[i] = splat(0.0f);
     UNROLL_TWICE
-    for (uint32_t d = 0; d < dim; d += LANES) {
+    for (uint32_t d = 0; d < depth; d += LANES) {
         vector keys[KEYS_AT_ONCE];
         UNROLL
         for (uint32_t j = 0; j < KEYS_AT_ONCE; j++)
-            keys[j] = load_elements(block->k[n + j], d, dtype);
+            keys[j] = load_words(block->k[n + j], d, depth, dtype);
         UNROLL
         for (uint32_t i = 0; i < FEW_STEP; i++) {
             vector query = load_vector(q + (size_t)i * stride + d);
             UNROLL
             for (uint32_t j = 0; j < KEYS_AT_ONCE; j++)
-                part[i * KEYS_AT_ONCE + j] += query * keys[j];
+                part[i * KEYS_AT_ONCE + j] = multiply_add(part[i * KEYS_AT_ONCE + j], query, keys[j]);
         }
     }
     float sums[LANES];
@@ -37,11 +37,11 @@ INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, 
 INLINE void few_logits_of(const cell *c, uint32_t rows, const key_block *block, const key_block *next,
                           workspace *w, kas_dtype dtype)
 {
-    uint32_t dim = c->session->head_dim, stride = padded_dim(c);
+    uint32_t depth = row_words(c), stride = padded_words(c);
     for (uint32_t n = 0; n < block->columns; n += KEYS_AT_ONCE) {
         prefetch_rows(c, next->k, n, n + KEYS_AT_ONCE);
         for (uint32_t row = 0; row < rows; row += FEW_STEP)
-            few_logits_tile(block, n, w->q + (size_t)row * stride, dim, stride, c->session->scale,
+            few_logits_tile(block, n, w->q + (size_t)row * stride, depth, stride, c->session->scale,
                             w->logits + (size_t)row * BLOCK_KEYS, dtype);
     }
 }

@@ -1,0 +1,73 @@
+/*
+ * words.h - what a register tile multiplies: words, which are f32 elements, or with VECTOR_PAIRS pairs of bf16 in the
+ * place of one. A pair's products are exact and are added in f32; subnormal numbers count as zero. Weights are rounded
+ * to bf16 before their products with values, their sums are not.
+ */
+#ifdef VECTOR_PAIRS
+
+#define WORD_ELEMENTS 2u
+
+/* acc + a b, word by word */
+INLINE vector multiply_add(vector acc, vector a, vector b)
+{
+    return (vector)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+}
+
+/* LANES words of a row from word d on, zeros from word `words` on. */
+INLINE vector load_words(const void *row, uint32_t d, uint32_t words, kas_dtype dtype)
+{
+    (void)dtype;
+    const char *from = (const char *)row + (size_t)d * sizeof(float);
+    if (d + LANES <= words)
+        return (vector)_mm512_loadu_ps(from);
+    return d < words ? (vector)_mm512_maskz_loadu_ps((__mmask16)((1u << (words - d)) - 1), from) : splat(0.0f);
+}
+
+INLINE void load_query(float *q, const void *tensor, uint64_t element, uint32_t dim, kas_dtype dtype)
+{
+    (void)dtype;
+    memcpy(q, (const uint16_t *)tensor + element, dim * sizeof(uint16_t));
+}
+
+/* The words of rows n and n + 1 of V, element by element. */
+INLINE vector join_values(const void *const *v, uint32_t n, uint32_t d, uint32_t dim)
+{
+    __mmask16 there = (__mmask16)(dim - d < LANES ? (1u << (dim - d)) - 1 : 0xffffu);
+    __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, (const uint16_t *)v[n] + d));
+    __m512i second = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, (const uint16_t *)v[n + 1] + d));
+    return (vector)_mm512_or_si512(first, _mm512_slli_epi32(second, 16));
+}
+
+/* Weights as words, in place. */
+INLINE void round_weights(float *weights, uint32_t columns)
+{
+    for (uint32_t n = 0; n < columns; n += 2 * LANES) {
+        __m512 low = _mm512_loadu_ps(weights + n);
+        __m512 high = n + LANES < columns ? _mm512_loadu_ps(weights + n + LANES) : _mm512_setzero_ps();
+        __m512i words = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+        _mm512_storeu_si512(weights + n / 2, words);
+    }
+}
+
+#else
+
+#define WORD_ELEMENTS 1u
+
+INLINE vector multiply_add(vector acc, vector a, vector b)
+{
+    return acc + a * b;
+}
+
+INLINE vector load_words(const void *row, uint32_t d, uint32_t words, kas_dtype dtype)
+{
+    if (d + LANES <= words)
+        return load_elements(row, d, dtype);
+    return d < words ? load_last(row, d, words - d, dtype) : splat(0.0f);
+}
+
+INLINE void load_query(float *q, const void *tensor, uint64_t element, uint32_t dim, kas_dtype dtype)
+{
+    kas_load_row(q, tensor, element, dim, dtype);
+}
+
+#endif
