@@ -249,8 +249,18 @@ static int create_beside(const char *path, char *name, size_t size)
     return descriptor;
 }
 
+/* A device or a pipe that gave its place to a file would be gone. */
+static kas_status check_target(const char *path)
+{
+    struct stat status;
+    if (stat(path, &status) == 0 && !S_ISREG(status.st_mode))
+        return kas_fail(KAS_ERROR_IO, "%s: cannot be written: not a regular file", path);
+    return KAS_OK;
+}
+
 kas_status kas_file_replace(const char *path, const void *data, size_t size)
 {
+    KAS_TRY(check_target(path));
     size_t length = strlen(path) + 48;
     char *temporary = kas_alloc(length, 1);
     if (!temporary)

@@ -55,7 +55,10 @@ uint64_t kas_clock(void);
  * holds more than `limit` bytes; OUT_OF_MEMORY.
  */
 kas_status kas_file_read(const char *path, uint64_t limit, char **data, size_t *size);
-/* Writes a file beside `path` and renames it over; nothing is left behind on failure. Errors: IO. */
+/*
+ * Writes a file beside `path` and renames it over; nothing is left behind on failure. Errors: IO, also for a path that is
+ * there and no regular file; OUT_OF_MEMORY.
+ */
 kas_status kas_file_replace(const char *path, const void *data, size_t size);
 
 #endif

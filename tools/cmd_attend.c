@@ -18,7 +18,7 @@ static const char *const role_names[] = {"dense", "anchor", "reuse", NULL};
 
 typedef struct attend_options {
     int phase, role;
-    const char *q, *k, *v, *indices, *out, *out_indices, *out_scores, *device;
+    const char *q, *k, *v, *indices, *out, *out_indices, *out_scores, *device, *variant;
     args_list head_map;
     double fraction;
     uint32_t min, round, tile, threads;
@@ -52,6 +52,23 @@ static kas_phase phase_of(const attend_state *state)
 
 /* ---- Command line ---------------------------------------------------------------------------------------------- */
 
+/* No output takes the place of another one or of an input. */
+static kas_status check_outputs(const attend_options *options)
+{
+    const char *const outputs[] = {options->out, options->out_indices, options->out_scores};
+    const char *const inputs[] = {options->q, options->k, options->v, options->indices};
+    for (int i = 0; i < OUT_COUNT; i++) {
+        for (int j = 0; outputs[i] && j < i; j++)
+            if (outputs[j] && (strcmp(outputs[i], outputs[j]) == 0 || out_file_is_same(outputs[i], outputs[j])))
+                return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "'%s' is named as two outputs", outputs[i]);
+        for (size_t j = 0; outputs[i] && j < sizeof(inputs) / sizeof(inputs[0]); j++)
+            if (inputs[j] && out_file_is_same(outputs[i], inputs[j]))
+                return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "'%s' is named as an output and is the input '%s'",
+                                 outputs[i], inputs[j]);
+    }
+    return KAS_OK;
+}
+
 static kas_status check_options(const attend_options *options)
 {
     const struct {
@@ -70,12 +87,7 @@ static kas_status check_options(const attend_options *options)
     if (options->role != ROLE_REUSE && (options->indices || options->head_map.count))
         return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "%s is for --role reuse, not for %s",
                          options->indices ? "--indices" : "--head-map", role_names[options->role]);
-    const char *const outputs[] = {options->out, options->out_indices, options->out_scores};
-    for (int i = 0; i < OUT_COUNT; i++)
-        for (int j = 0; j < i; j++)
-            if (outputs[i] && outputs[j] && strcmp(outputs[i], outputs[j]) == 0)
-                return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "'%s' is named as two outputs", outputs[i]);
-    return KAS_OK;
+    return check_outputs(options);
 }
 
 static kas_status parse(int argc, char **argv, attend_options *options, bool *help)
@@ -97,6 +109,8 @@ static kas_status parse(int argc, char **argv, attend_options *options, bool *he
          1u << 30},
         {"--tile", "N", "16, 32, 64 or 128 query tokens share a list (default 32)", ARGS_U32, &options->tile, 16, 128},
         {"--device", "D", "device (default cpu; see kascade devices)", ARGS_TEXT, &options->device},
+        {"--variant", "ROWS", "variant rows to prefer, as kascade bench takes and writes them", ARGS_TEXT,
+         &options->variant},
         {"--threads", "N", "processors of the cpu device (default all)", ARGS_U32, &options->threads, 1, 1024},
         {"--out", "FILE", "output, shape and type of q", ARGS_TEXT, &options->out},
         {"--out-indices", "FILE", "dense, anchor: the lists, int32 [B, G, tiles, n], decode [B, G, n];\n"
@@ -291,8 +305,10 @@ static kas_status create_plan(attend_state *state)
 static kas_status create_session(attend_state *state)
 {
     const attend_shape *shape = &state->shape;
-    const kas_context_desc context = {
-        .struct_size = sizeof(context), .device = state->options.device, .threads = state->options.threads};
+    const kas_context_desc context = {.struct_size = sizeof(context),
+                                      .device = state->options.device,
+                                      .threads = state->options.threads,
+                                      .variant = state->options.variant};
     TOOL_TRY_LIBRARY(kas_context_create(&context, &state->context));
     TOOL_TRY(create_plan(state));
     const kas_session_desc session = {

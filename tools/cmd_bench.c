@@ -13,6 +13,7 @@
 #include "bench/work.h"
 #include "command.h"
 #include "json_out.h"
+#include "out_file.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -505,21 +506,12 @@ static kas_status tune_phases(bench_options *options, char *text)
     return status;
 }
 
-static kas_status write_choice(const char *path, const char *text)
-{
-    FILE *file = fopen(path, "w");
-    bool written = file && fputs(text, file) >= 0;
-    if (file && fclose(file) != 0)
-        written = false;
-    return written ? KAS_OK : tool_fail(KAS_ERROR_IO, "%s: cannot be written", path);
-}
-
 static kas_status tune(bench_options *options)
 {
     char text[TUNE_TEXT_SIZE] = "";
     TOOL_TRY(tune_phases(options, text));
     printf("chosen:\n%s", text);
-    return options->write ? write_choice(options->write, text) : KAS_OK;
+    return options->write ? out_file_save(options->write, text) : KAS_OK;
 }
 
 /* ---- The command ----------------------------------------------------------------------------------------------- */

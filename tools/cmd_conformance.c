@@ -5,8 +5,9 @@
 #include "args.h"
 #include "command.h"
 #include "conformance_page.h"
-#include "engine.h"
 #include "device_features.h"
+#include "engine.h"
+#include "out_file.h"
 #include "progress.h"
 
 #include <cJSON.h>
@@ -94,21 +95,12 @@ static cJSON *report_json(const conformance_report *report, const char *filter)
     return root;
 }
 
-static kas_status close_written(FILE *file, const char *path, bool written)
-{
-    if (fclose(file) != 0 || !written) {
-        remove(path);
-        return tool_fail(KAS_ERROR_IO, "%s cannot be written", path);
-    }
-    return KAS_OK;
-}
-
 static kas_status write_record(const char *path, const char *text)
 {
-    FILE *file = fopen(path, "w");
-    if (!file)
-        return tool_fail(KAS_ERROR_IO, "%s cannot be written", path);
-    return close_written(file, path, fputs(text, file) >= 0 && fputc('\n', file) != EOF);
+    out_file record;
+    TOOL_TRY(out_file_open(&record, path));
+    fprintf(record.stream, "%s\n", text);
+    return out_file_finish(&record);
 }
 
 /* The page lies beside the record: FILE.json becomes FILE.html, any other name gets .html appended. */
@@ -122,16 +114,12 @@ static kas_status write_page(const char *record_path, const cJSON *record)
         return tool_fail_memory();
     memcpy(path, record_path, length);
     memcpy(path + length, ".html", sizeof(".html"));
-    kas_status status;
-    FILE *file = fopen(path, "w");
-    if (file) {
-        conformance_page(file, record);
-        status = close_written(file, path, !ferror(file));
-    } else {
-        status = tool_fail(KAS_ERROR_IO, "%s cannot be written", path);
-    }
+    out_file page;
+    kas_status status = out_file_open(&page, path);
     free(path);
-    return status;
+    TOOL_TRY(status);
+    conformance_page(page.stream, record);
+    return out_file_finish(&page);
 }
 
 static void print_summary(const conformance_report *report)

@@ -1,14 +1,9 @@
 /* npy.c - reading and writing .npy files; see npy.h. */
-#define _POSIX_C_SOURCE 200809L
 #include "npy.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "npy.c hands little-endian data out as it lies in the file"
@@ -307,37 +302,6 @@ static size_t make_header(npy_dtype dtype, const uint64_t *shape, uint32_t dims,
     return size;
 }
 
-static kas_status fail_write(const npy_writer *writer, int reason)
-{
-    return tool_fail(KAS_ERROR_IO, "%s: cannot be written: %s", writer->path, strerror(reason));
-}
-
-/* Taking the place of a device or a folder would destroy it. */
-static kas_status check_target(const char *path)
-{
-    struct stat info;
-    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
-        return tool_fail(KAS_ERROR_IO, "%s: is not a regular file", path);
-    return KAS_OK;
-}
-
-static kas_status start_file(npy_writer *writer, const char *header, size_t size)
-{
-    size_t capacity = strlen(writer->path) + 32;
-    char *temporary = malloc(capacity);
-    if (!temporary)
-        return tool_fail_memory();
-    snprintf(temporary, capacity, "%s.%ld.part", writer->path, (long)getpid());
-    writer->file = fopen(temporary, "wb");
-    if (!writer->file) {
-        int reason = errno;
-        free(temporary);
-        return fail_write(writer, reason);
-    }
-    writer->temporary = temporary;
-    return fwrite(header, 1, size, writer->file) == size ? KAS_OK : fail_write(writer, errno);
-}
-
 kas_status npy_writer_open(npy_writer *writer, const char *path, npy_dtype dtype, const uint64_t *shape, uint32_t dims)
 {
     npy_writer opened = {0};
@@ -349,58 +313,43 @@ kas_status npy_writer_open(npy_writer *writer, const char *path, npy_dtype dtype
     if (!measure(dtype, shape, dims, &count, &opened.left))
         return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "%s: %s is more than 2^63 bytes", path,
                          npy_describe(dtype, shape, dims).text);
-    TOOL_TRY(check_target(path));
-    opened.path = strdup(path);
-    if (!opened.path)
-        return tool_fail_memory();
-    kas_status status = start_file(&opened, header, make_header(dtype, shape, dims, header));
-    if (status == KAS_OK)
-        *writer = opened;
-    else
+    TOOL_TRY(out_file_open(&opened.file, path));
+    size_t size = make_header(dtype, shape, dims, header);
+    if (fwrite(header, 1, size, opened.file.stream) != size) {
+        kas_status status = out_file_failed(&opened.file);
         npy_writer_abandon(&opened);
-    return status;
+        return status;
+    }
+    *writer = opened;
+    return KAS_OK;
 }
 
 kas_status npy_writer_append(npy_writer *writer, const void *data, uint64_t bytes)
 {
     if (bytes > writer->left)
         return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "%s: %" PRIu64 " bytes more, the shape has room for %" PRIu64,
-                         writer->path, bytes, writer->left);
-    if (bytes > 0 && fwrite(data, 1, bytes, writer->file) != bytes)
-        return fail_write(writer, errno);
+                         writer->file.path, bytes, writer->left);
+    if (bytes > 0 && fwrite(data, 1, bytes, writer->file.stream) != bytes)
+        return out_file_failed(&writer->file);
     writer->left -= bytes;
-    return KAS_OK;
-}
-
-static kas_status put_in_place(npy_writer *writer)
-{
-    if (writer->left > 0)
-        return tool_fail(KAS_ERROR_STATE, "%s: %" PRIu64 " bytes of the shape were not written", writer->path,
-                         writer->left);
-    int closed = fclose(writer->file);
-    writer->file = NULL;
-    if (closed != 0 || rename(writer->temporary, writer->path) != 0)
-        return fail_write(writer, errno);
-    free(writer->temporary);
-    writer->temporary = NULL;
     return KAS_OK;
 }
 
 kas_status npy_writer_finish(npy_writer *writer)
 {
-    kas_status status = put_in_place(writer);
+    kas_status status = KAS_OK;
+    if (writer->left > 0)
+        status = tool_fail(KAS_ERROR_STATE, "%s: %" PRIu64 " bytes of the shape were not written", writer->file.path,
+                           writer->left);
+    else
+        status = out_file_finish(&writer->file);
     npy_writer_abandon(writer);
     return status;
 }
 
 void npy_writer_abandon(npy_writer *writer)
 {
-    if (writer->file)
-        fclose(writer->file);
-    if (writer->temporary)
-        remove(writer->temporary);
-    free(writer->temporary);
-    free(writer->path);
+    out_file_abandon(&writer->file);
     *writer = (npy_writer){0};
 }
 

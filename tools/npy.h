@@ -8,8 +8,7 @@
 
 #include "fail.h"
 #include "lm/mapped_file.h"
-
-#include <stdio.h>
+#include "out_file.h"
 
 #define NPY_MAX_DIMS 8
 
@@ -59,11 +58,8 @@ typedef struct npy_text {
 /* "<f4 (32, 8)", for sentences. */
 npy_text npy_describe(npy_dtype dtype, const uint64_t *shape, uint32_t dims);
 
-/* A file being written under another name beside `path`, which it takes in npy_writer_finish. */
 typedef struct npy_writer {
-    FILE *file;
-    char *path;
-    char *temporary;
+    out_file file;
     uint64_t left; /* bytes still to come */
 } npy_writer;
 

@@ -347,7 +347,10 @@ KAS_API void kas_plan_destroy(kas_plan *plan);
 KAS_API kas_status kas_plan_parse(const char *text, size_t size, kas_plan **plan);
 KAS_API kas_status kas_plan_load(const char *path, kas_plan **plan);
 
-/* Writes JSON beside `path` and renames it over, so that a failure leaves no half file. Errors: IO, OUT_OF_MEMORY. */
+/*
+ * Writes JSON beside `path` and renames it over, so that a failure leaves no half file. Errors: IO, also for a path that
+ * is there and no regular file; OUT_OF_MEMORY.
+ */
 KAS_API kas_status kas_plan_save(const kas_plan *plan, const char *path);
 
 /* A view of the plan, every default filled in; its pointers live as long as the plan. Errors: INVALID_ARGUMENT. */

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -523,6 +524,9 @@ static void bad_arrays(void **state)
         attend_refused(&s, BAD_FILE, arrays[array], "65535");
         remove(scratch_path(&s, arrays[array]));
         attend_refused(&s, BAD_FILE, arrays[array], "No such file");
+        assert_int_equal(mkfifo(scratch_path(&s, arrays[array]), 0600), 0);
+        attend_refused(&s, BAD_FILE, arrays[array], "not a regular file");
+        remove(scratch_path(&s, arrays[array]));
         free(good);
     }
     scratch_close(&s);
@@ -591,6 +595,8 @@ static void outputs(void **state)
     refused(&s, BAD_FILE, f, "is not a regular file", ANCHOR_LINE "--out %s", f, f, f, f);
     refused(&s, MISUSED, "two outputs", "out.npy", ANCHOR_LINE "--out %s/out.npy --out-scores %s/out.npy", f, f, f, f,
             f);
+    refused(&s, MISUSED, "k.npy' is named as an output and is the input", f,
+            ANCHOR_LINE "--out %s/out.npy --out-scores %s/./k.npy", f, f, f, f, f);
     refused(&s, MISUSED, "tile", "48", ANCHOR_LINE "--out %s/out.npy --tile 48", f, f, f, f);
     refused(&s, MISUSED, "--role reuse needs --indices", "",
             "attend --phase prefill --role reuse --q %s/q.npy --k %s/k.npy --v %s/v.npy --out %s/out.npy", f, f, f, f);

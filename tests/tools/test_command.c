@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -96,6 +97,25 @@ static void tuned_rows(void **state)
     expect(DONE, run_command("bench %s --variant \"$(cat %s)\"", shape, path), "rows:");
     expect(DONE, run_command("bench %s --variant pool=generic", shape), "pool generic");
     expect(BAD_FILE, run_command("bench --tune %s --write %s/none/rows", shape, s.folder), "none/rows");
+    scratch_close(&s);
+}
+
+/* What is no file is not written to, nor does a file take its place. */
+static void outputs_that_are_no_files(void **state)
+{
+    (void)state;
+    scratch s;
+    struct stat info;
+    assert_int_equal(scratch_open(&s), 0);
+    const char *path = scratch_path(&s, "pipe");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    expect(BAD_FILE, run_command("conformance --quick --filter 'select.*@generic' --report %s", path), path,
+           "not a regular file");
+    expect(BAD_FILE, run_command("bench --tune --phase decode --keys 64 --heads 1 --kv-heads 1 --head-dim 4 --rounds 1 "
+                                 "--write %s", path), path, "not a regular file");
+    assert_int_equal(stat(path, &info), 0);
+    assert_true(S_ISFIFO(info.st_mode));
+    assert_int_equal(scratch_count(&s, 0), 1);
     scratch_close(&s);
 }
 
@@ -233,9 +253,16 @@ static void run_prints_json(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(help),    cmocka_unit_test(manual_page),     cmocka_unit_test(option_values),
-        cmocka_unit_test(devices), cmocka_unit_test(tuned_rows), cmocka_unit_test(plans),           cmocka_unit_test(deep_plan),
-        cmocka_unit_test(models),  cmocka_unit_test(run_prints_json),
+        cmocka_unit_test(help),
+        cmocka_unit_test(manual_page),
+        cmocka_unit_test(option_values),
+        cmocka_unit_test(devices),
+        cmocka_unit_test(tuned_rows),
+        cmocka_unit_test(outputs_that_are_no_files),
+        cmocka_unit_test(plans),
+        cmocka_unit_test(deep_plan),
+        cmocka_unit_test(models),
+        cmocka_unit_test(run_prints_json),
     };
     return cmocka_run_group_tests_name("tools.command", tests, NULL, NULL);
 }

@@ -13,6 +13,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <sys/stat.h>
 #include <cmocka.h>
 
 /* ---- A valid plan to change ------------------------------------------------------------------------------------ */
@@ -752,6 +753,13 @@ static void files_that_cannot_be_used(void **state)
     assert_int_equal(kas_plan_load(folder.folder, &loaded), KAS_ERROR_IO);
     assert_int_equal(kas_plan_save(plan, scratch_path(&folder, "absent/plan.json")), KAS_ERROR_IO);
     assert_sentence("absent/plan.json", __LINE__);
+    struct stat pipe;
+    assert_int_equal(mkfifo(scratch_path(&folder, "pipe"), 0600), 0);
+    assert_int_equal(kas_plan_save(plan, folder.path), KAS_ERROR_IO);
+    assert_sentence("pipe: cannot be written: not a regular file", __LINE__);
+    assert_int_equal(stat(folder.path, &pipe), 0);
+    assert_true(S_ISFIFO(pipe.st_mode));
+    remove(folder.path);
     FILE *file = fopen(scratch_path(&folder, "bad.json"), "wb");
     assert_non_null(file);
     fputs("{\"version\": 9}", file);

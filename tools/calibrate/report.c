@@ -2,6 +2,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "report.h"
 
+#include "out_file.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -363,40 +365,17 @@ static void write_page(FILE *file, const report *of)
 
 /* ---- Files ------------------------------------------------------------------------------------------------------ */
 
-/* A file under another name until it is whole. */
-typedef struct new_file {
-    char path[4096], part[4096 + 8];
-    FILE *file;
-} new_file;
-
-static kas_status fail_write(const char *path)
+static kas_status open_in(out_file *made, const char *folder, const char *name)
 {
-    return tool_fail(KAS_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
-}
-
-static kas_status begin_file(new_file *made, const char *folder, const char *name)
-{
-    if (snprintf(made->path, sizeof(made->path), "%s/%s", folder, name) >= (int)sizeof(made->path))
+    char path[4096];
+    if (snprintf(path, sizeof(path), "%s/%s", folder, name) >= (int)sizeof(path))
         return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "the path '%.60s...' is too long", folder);
-    snprintf(made->part, sizeof(made->part), "%s.part", made->path);
-    made->file = fopen(made->part, "w");
-    return made->file ? KAS_OK : fail_write(made->path);
-}
-
-static kas_status end_file(new_file *made)
-{
-    bool failed = ferror(made->file) != 0;
-    failed |= fclose(made->file) != 0;
-    if (!failed && rename(made->part, made->path) == 0)
-        return KAS_OK;
-    kas_status status = fail_write(made->path);
-    remove(made->part);
-    return status;
+    return out_file_open(made, path);
 }
 
 kas_status report_write(const report *of, const char *folder)
 {
-    new_file made;
+    out_file made;
     if (mkdir(folder, 0777) != 0 && errno != EEXIST)
         return tool_fail(KAS_ERROR_IO, "%s: the folder cannot be made: %s", folder, strerror(errno));
     cJSON *root = report_json(of);
@@ -404,14 +383,14 @@ kas_status report_write(const report *of, const char *folder)
     cJSON_Delete(root);
     if (!text)
         return tool_fail_memory();
-    kas_status status = begin_file(&made, folder, "calibration.json");
+    kas_status status = open_in(&made, folder, "calibration.json");
     if (status == KAS_OK) {
-        fprintf(made.file, "%s\n", text);
-        status = end_file(&made);
+        fprintf(made.stream, "%s\n", text);
+        status = out_file_finish(&made);
     }
     cJSON_free(text);
     TOOL_TRY(status);
-    TOOL_TRY(begin_file(&made, folder, "calibration.html"));
-    write_page(made.file, of);
-    return end_file(&made);
+    TOOL_TRY(open_in(&made, folder, "calibration.html"));
+    write_page(made.stream, of);
+    return out_file_finish(&made);
 }

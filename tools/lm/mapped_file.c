@@ -29,7 +29,8 @@ static kas_status map_descriptor(int descriptor, const char *path, lm_mapped_fil
 
 kas_status lm_map_file(const char *path, lm_mapped_file *file)
 {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    /* Not blocked by a pipe without a writer, which is refused afterwards as no regular file. */
+    int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (descriptor < 0)
         return tool_fail(KAS_ERROR_IO, "%s: cannot be opened: %s", path, strerror(errno));
     kas_status status = map_descriptor(descriptor, path, file);
