@@ -146,6 +146,11 @@ const char *kas_op_name(kas_op op)
     return names[op];
 }
 
+const char *kas_operation_name(uint32_t index)
+{
+    return index < KAS_OP_COUNT ? kas_op_name((kas_op)index) : NULL;
+}
+
 uint32_t kas_context_variant_count(const kas_context *context)
 {
     return context ? context->backend->variant_count : 0;

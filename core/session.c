@@ -220,7 +220,8 @@ static kas_status copy_plan(kas_session *session, const kas_plan *plan)
     return KAS_OK;
 }
 
-static uint32_t layout_tables(kas_session *session)
+/* Where the tables lie behind the block, and the status word behind them. */
+static void layout_fixed(kas_session *session)
 {
     kas_session_block *block = &session->block;
     uint32_t rows = session->layers + 1;
@@ -228,7 +229,8 @@ static uint32_t layout_tables(kas_session *session)
     block->head_map_at = (session->shape.max_keys - 1) / block->tile + 2;
     block->normalizer_map_at = block->head_map_at + rows * block->kv_heads;
     block->active_rows_at = block->normalizer_map_at + rows * block->kv_heads;
-    return block->active_rows_at + rows * block->list_rows;
+    uint64_t words = (uint64_t)block->active_rows_at + (uint64_t)rows * block->list_rows;
+    session->status_offset = kas_round_up(sizeof(*block) + words * sizeof(uint32_t), KAS_SECTION_ALIGNMENT);
 }
 
 static uint32_t anchor_number(const kas_plan *plan, uint32_t layer)
@@ -324,10 +326,9 @@ static kas_status size_scratch(kas_session *session, uint64_t limit)
     return size_phase(session, KAS_PHASE_DECODE, limit);
 }
 
-static uint64_t fixed_bytes(kas_session *session)
+/* The block, its tables and the status word. */
+static uint64_t fixed_bytes(const kas_session *session)
 {
-    uint64_t tables = sizeof(kas_session_block) + (uint64_t)layout_tables(session) * sizeof(uint32_t);
-    session->status_offset = kas_round_up(tables, KAS_SECTION_ALIGNMENT);
     return session->status_offset + KAS_SECTION_ALIGNMENT;
 }
 
@@ -342,6 +343,7 @@ static kas_status plan_session(kas_session *session, const kas_session_desc *giv
     fill_shape(session, desc);
     KAS_TRY(copy_plan(session, desc->plan));
     KAS_TRY(fill_tile_offsets(session));
+    layout_fixed(session);
     KAS_TRY(size_lists(session));
     return size_scratch(session, desc->scratch_limit);
 }

@@ -28,9 +28,6 @@ static const kas_dtype dtypes[] = {KAS_DTYPE_F32, KAS_DTYPE_F16, KAS_DTYPE_BF16}
 static const char *const normalizer_names[] = {"exact", "estimated", NULL};
 static const char *const kind_titles[] = {"dense", "layer 0", "anchor", "reuse"};
 static const char *const kind_keys[] = {"dense", "layer0", "anchor", "reuse"};
-static const char *const operations[] = {"attend", "lse",          "scores",       "select", "sparse",
-                                         "merge",  "attend_split", "sparse_split", "logits", "pool"};
-#define OPERATIONS (sizeof(operations) / sizeof(operations[0]))
 
 typedef struct bench_options {
     const char *device, *variant, *write;
@@ -327,12 +324,15 @@ static void print_line(const char *title, const char *times, const sample_summar
 
 static void print_rows(const bench_state *state)
 {
-    printf("  rows:");
-    for (size_t i = 0; i < OPERATIONS; i++) {
-        const char *row = kas_session_variant(state->session, operations[i]);
-        if (row)
-            printf(" %s %s%s", operations[i], row, i + 1 < OPERATIONS ? "," : "\n\n");
+    const char *operation, *before = "  rows: ";
+    for (uint32_t i = 0; (operation = kas_operation_name(i)); i++) {
+        const char *row = kas_session_variant(state->session, operation);
+        if (!row)
+            continue;
+        printf("%s%s %s", before, operation, row);
+        before = ", ";
     }
+    printf("\n\n");
 }
 
 static void print_figures(const bench_state *state, const bench_figures *figures)
@@ -423,10 +423,11 @@ static cJSON *figures_json(const bench_state *state, const bench_figures *figure
     cJSON_AddNumberToObject(object, "whole_dense_ms", figures->whole_dense);
     cJSON_AddNumberToObject(object, "speedup", figures->whole_dense / figures->whole);
     cJSON *rows = cJSON_AddObjectToObject(object, "rows");
-    for (size_t i = 0; i < OPERATIONS; i++) {
-        const char *row = kas_session_variant(state->session, operations[i]);
+    const char *operation;
+    for (uint32_t i = 0; (operation = kas_operation_name(i)); i++) {
+        const char *row = kas_session_variant(state->session, operation);
         if (row)
-            cJSON_AddStringToObject(rows, operations[i], row);
+            cJSON_AddStringToObject(rows, operation, row);
     }
     return object;
 }

@@ -7,10 +7,9 @@
 #include "conformance_page.h"
 #include "device_features.h"
 #include "engine.h"
+#include "json_out.h"
 #include "out_file.h"
 #include "progress.h"
-
-#include <cJSON.h>
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -133,24 +132,31 @@ static void print_summary(const conformance_report *report)
            report->skipped, report->untested, report->duration_s);
 }
 
+static kas_status write_files(const char *path, const cJSON *record)
+{
+    char *text = cJSON_Print(record);
+    if (!text)
+        return tool_fail_memory();
+    kas_status status = write_record(path, text);
+    cJSON_free(text);
+    TOOL_TRY(status);
+    return write_page(path, record);
+}
+
 static kas_status publish(const conformance_report *report, const char *filter, bool json, const char *path)
 {
     if (!json)
         print_summary(report);
     if (!json && !path)
         return KAS_OK;
-    cJSON *root = report_json(report, filter);
-    char *text = cJSON_Print(root);
-    kas_status status = text ? KAS_OK : tool_fail_memory();
-    if (text && json)
-        puts(text);
-    if (text && path)
-        status = write_record(path, text);
-    if (path && status == KAS_OK)
-        status = write_page(path, root);
-    cJSON_free(text);
-    cJSON_Delete(root);
-    return status;
+    cJSON *record = report_json(report, filter);
+    kas_status status = path ? write_files(path, record) : KAS_OK;
+    if (!json) {
+        cJSON_Delete(record);
+        return status;
+    }
+    kas_status printed = json_print(record);
+    return status == KAS_OK ? printed : status;
 }
 
 static kas_status judge(const conformance_report *report)

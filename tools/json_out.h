@@ -10,4 +10,10 @@
    OUT_OF_MEMORY. */
 kas_status json_print(cJSON *root);
 
+/*
+ * Prints {"error": sentence, "exit_code": code} where a command with --json has failed before it printed anything: what
+ * reads the output gets one JSON object in every case.
+ */
+void json_print_failure(const char *sentence, int exit_code);
+
 #endif

@@ -1,6 +1,8 @@
 /* main.c - the `kascade` command: finds the subcommand, prints its failure, returns its exit code. */
 #include "command.h"
+#include "json_out.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -50,6 +52,22 @@ static kas_status finish_output(kas_status status)
     return status;
 }
 
+/* The library's failures come back as statuses, its warnings only this way. */
+static void show_warning(void *user, kas_log_level level, const char *message)
+{
+    (void)user;
+    if (level == KAS_LOG_WARNING)
+        fprintf(stderr, "kascade: %s\n", message);
+}
+
+static bool asks_for_json(int argc, char **argv)
+{
+    for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--json") == 0)
+            return true;
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -69,7 +87,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "kascade: there is no command '%.60s' (see kascade --help)\n", argv[1]);
         return tool_exit_code(KAS_ERROR_INVALID_ARGUMENT);
     }
-    kas_status status = finish_output(command->run(argc - 1, argv + 1));
+    bool json = asks_for_json(argc, argv); /* parsing moves the operands */
+    kas_set_log(show_warning, NULL, KAS_LOG_WARNING);
+    kas_status status = command->run(argc - 1, argv + 1);
+    if (status != KAS_OK && json)
+        json_print_failure(tool_error(), tool_exit_code(status));
+    status = finish_output(status);
     if (status != KAS_OK)
         fprintf(stderr, "kascade %s: %s\n", command->name, tool_error());
     return tool_exit_code(status);

@@ -209,6 +209,12 @@ KAS_API uint32_t kas_context_variant_count(const kas_context *context);
 /* Row `index` of it, best first within an operation. Errors: INVALID_ARGUMENT. */
 KAS_API kas_status kas_context_get_variant(const kas_context *context, uint32_t index, kas_variant_info *info);
 
+/*
+ * The name of operation `index` as kas_variant_info and kas_session_variant use it ("attend", "select", ...); NULL past
+ * the last one. Static storage.
+ */
+KAS_API const char *kas_operation_name(uint32_t index);
+
 /* ---- Buffers --------------------------------------------------------------------------------------------------- */
 
 typedef struct kas_buffer kas_buffer;

@@ -196,6 +196,23 @@ static void variants(void **state)
     assert_string_equal(kas_session_variant(w.session, "attend"), "first");
 }
 
+/* The rows' operations are those that have a name, and each of them has rows. */
+static void operation_names(void **state)
+{
+    (void)state;
+    uint32_t named = 0, rows = 0;
+    for (const char *name; (name = kas_operation_name(named)); named++)
+        for (uint32_t i = 0; i < kas_context_variant_count(w.context); i++) {
+            kas_variant_info info = {.struct_size = sizeof(info)};
+            CHECK(kas_context_get_variant(w.context, i, &info));
+            rows += strcmp(info.operation, name) == 0;
+        }
+    assert_string_equal(kas_operation_name(0), "attend");
+    assert_true(named > 1);
+    assert_int_equal(rows, kas_context_variant_count(w.context));
+    assert_null(kas_operation_name(UINT32_MAX));
+}
+
 /* An entry with an operation prefers rows of that operation alone. */
 static void preferred_rows(void **state)
 {
@@ -1154,7 +1171,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(backends_and_devices),
         cmocka_unit_test(contexts),
-        cmocka_unit_test(variants), cmocka_unit_test(preferred_rows),
+        cmocka_unit_test(variants),
+        cmocka_unit_test(operation_names),
+        cmocka_unit_test(preferred_rows),
         cmocka_unit_test(buffers),
         cmocka_unit_test(transfers),
         cmocka_unit_test(copies_and_fills),

@@ -100,6 +100,36 @@ static void tuned_rows(void **state)
     scratch_close(&s);
 }
 
+/* What reads the output finds one object in it, whether the command line, a file or a check is at fault. */
+static void failures_as_json(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line;
+        int code;
+        const char *said;
+    } cases[] = {
+        {"run --context 3 --json", MISUSED, "--context is 3"},
+        {"run --json --no-such-option", MISUSED, "--no-such-option"},
+        {"plan show absent.json --json", BAD_FILE, "absent.json"},
+        {"bench --device teapot --json", NO_DEVICE, "teapot"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const command_result *answer = run_command("%s", cases[i].line);
+        expect(cases[i].code, answer, cases[i].said);
+        cJSON *root = cJSON_Parse(answer->output);
+        if (!root)
+            fail_msg("%s prints no JSON: %s", cases[i].line, answer->output);
+        assert_int_equal(cJSON_GetObjectItem(root, "exit_code")->valueint, cases[i].code);
+        assert_non_null(strstr(cJSON_GetObjectItem(root, "error")->valuestring, cases[i].said));
+        cJSON_Delete(root);
+    }
+    cJSON *root = cJSON_Parse(run_command("conformance --filter nothing-has-this-name --json")->output);
+    assert_true(cJSON_IsNumber(cJSON_GetObjectItem(root, "passed")));
+    assert_null(cJSON_GetObjectItem(root, "error"));
+    cJSON_Delete(root);
+}
+
 /* What is no file is not written to, nor does a file take its place. */
 static void outputs_that_are_no_files(void **state)
 {
@@ -170,6 +200,8 @@ static void plans(void **state)
     check_plan(&s, "\"anchors\": [0], \"head_map\": [[0, 1]]", "head_map");
     check_plan(&s, "\"head_map\": [[0, 1], [0, 1]]", "anchors");
     const char *path = scratch_path(&s, "plan.json");
+    write_text(path, "{\"version\": 1, \"layers\": 2, \"heads\": 4, \"kv_heads\": 2, \"anchors\": [0], \"topm\": 1}");
+    expect(DONE, run_command("plan check %s", path), "\"topm\", which is unknown and ignored", "a valid plan");
     write_text(path, "{\"version\": 7}");
     expect(BAD_FILE, run_command("plan check %s", path), "version", "7");
     write_text(path, "not json");
@@ -259,6 +291,7 @@ int main(void)
         cmocka_unit_test(devices),
         cmocka_unit_test(tuned_rows),
         cmocka_unit_test(outputs_that_are_no_files),
+        cmocka_unit_test(failures_as_json),
         cmocka_unit_test(plans),
         cmocka_unit_test(deep_plan),
         cmocka_unit_test(models),
