@@ -7,7 +7,9 @@
  *
  * Conventions, for every function unless its comment says otherwise:
  *  - A function that can fail returns kas_status; on failure its out-parameters are untouched, nothing is half-made,
- *    and kas_last_error() holds a sentence for the calling thread.
+ *    and kas_last_error() holds a sentence for the calling thread. Each answers INVALID_ARGUMENT for a pointer that it
+ *    needs and that is NULL; its comment names what can happen besides.
+ *  - No function waits for a device, a file or another thread unless its comment says so.
  *  - Handles are owned by the caller and released by the matching _destroy, which accepts NULL. A context must
  *    outlive its buffers, streams, timers and sessions; a plan may be destroyed once the session exists.
  *  - Descriptors begin with struct_size = sizeof(the struct), a guard against a header of another version; every other
@@ -83,7 +85,12 @@ typedef struct kas_allocator {
     void (*release)(void *user, void *pointer, size_t size);
 } kas_allocator;
 
-typedef enum kas_log_level { KAS_LOG_ERROR = 0, KAS_LOG_WARNING = 1, KAS_LOG_INFO = 2, KAS_LOG_DEBUG = 3 } kas_log_level;
+typedef enum kas_log_level {
+    KAS_LOG_ERROR = 0,
+    KAS_LOG_WARNING = 1,
+    KAS_LOG_INFO = 2,
+    KAS_LOG_DEBUG = 3
+} kas_log_level;
 
 /* A log line, without a newline; called on the thread that has something to say, which may be a driver's. */
 typedef void (*kas_log_fn)(void *user, kas_log_level level, const char *message);
@@ -185,9 +192,10 @@ typedef struct kas_context_desc {
  * DRIVER.
  */
 KAS_API kas_status kas_context_create(const kas_context_desc *desc, kas_context **context);
+/* Waits for the context's own threads to end, and stores in the cache what was compiled. */
 KAS_API void kas_context_destroy(kas_context *context);
 
-/* The device behind a context; features are those left after disable_features. */
+/* The device behind a context; features are those left after disable_features. Errors: INVALID_ARGUMENT. */
 KAS_API kas_status kas_context_get_info(const kas_context *context, kas_device_info *info);
 
 /* One row of the variant table, as `kascade devices` lists it. Strings are static. */
@@ -228,12 +236,15 @@ KAS_API kas_status kas_buffer_create(kas_context *context, uint64_t size, kas_bu
 
 /*
  * Wraps memory of the caller's: a host pointer (CPU), a CUdeviceptr, a cl_mem or a VkBuffer, as an integer. `size`
- * bytes from `offset` of it become the buffer; the memory stays the caller's and outlives the buffer. A VkBuffer
- * needs STORAGE_BUFFER, TRANSFER_SRC and TRANSFER_DST usage, and `offset` a multiple of slice_alignment.
+ * bytes from `offset` of it, a multiple of slice_alignment, become the buffer; the memory stays the caller's and
+ * outlives the buffer. A VkBuffer needs STORAGE_BUFFER, TRANSFER_SRC and TRANSFER_DST usage. Errors: INVALID_ARGUMENT,
+ * OUT_OF_MEMORY, DRIVER.
  */
 KAS_API kas_status kas_buffer_import(kas_context *context, uint64_t handle, uint64_t offset, uint64_t size,
                                      kas_buffer **buffer);
+/* The work that uses the buffer must be done. */
 KAS_API void kas_buffer_destroy(kas_buffer *buffer);
+/* Bytes; 0 for NULL. */
 KAS_API uint64_t kas_buffer_size(const kas_buffer *buffer);
 
 /* The buffer's memory where buffers are host memory (kas_device_info.host_memory), NULL elsewhere. */
@@ -349,20 +360,23 @@ typedef struct kas_plan_desc {
 KAS_API kas_status kas_plan_create(const kas_plan_desc *desc, kas_plan **plan);
 KAS_API void kas_plan_destroy(kas_plan *plan);
 
-/* Reads a plan from JSON (docs/plan-format.md). Errors: FORMAT with the field; IO; OUT_OF_MEMORY. */
+/*
+ * Reads a plan from JSON (docs/plan-format.md): `size` bytes of text, or a file, for which kas_plan_load waits. Errors:
+ * FORMAT with the field; IO; OUT_OF_MEMORY.
+ */
 KAS_API kas_status kas_plan_parse(const char *text, size_t size, kas_plan **plan);
 KAS_API kas_status kas_plan_load(const char *path, kas_plan **plan);
 
 /*
- * Writes JSON beside `path` and renames it over, so that a failure leaves no half file. Errors: IO, also for a path that
- * is there and no regular file; OUT_OF_MEMORY.
+ * Writes JSON beside `path`, waits until it is on the disk and renames it over, so that a failure leaves no half file.
+ * Errors: IO, also for a path that is there and no regular file; OUT_OF_MEMORY.
  */
 KAS_API kas_status kas_plan_save(const kas_plan *plan, const char *path);
 
 /* A view of the plan, every default filled in; its pointers live as long as the plan. Errors: INVALID_ARGUMENT. */
 KAS_API kas_status kas_plan_get_desc(const kas_plan *plan, kas_plan_desc *desc);
 
-/* The role of a layer below `layers`; layers past the plan are KAS_ROLE_DENSE. */
+/* The role of a layer; layers past the plan, and all of NULL, are KAS_ROLE_DENSE. */
 KAS_API kas_role kas_plan_role(const kas_plan *plan, uint32_t layer);
 
 /* ---- Sessions -------------------------------------------------------------------------------------------------- */
@@ -432,9 +446,10 @@ KAS_API kas_status kas_session_workspace_size(kas_context *context, const kas_se
 
 /*
  * Makes a session: validates shapes, chooses a variant row for every operation, loads kernels, allocates. This is the
- * only place where a session compiles or allocates. Errors: INVALID_ARGUMENT with the field; UNSUPPORTED when no row
- * fits or a field is not built yet; LIMIT when one tile or one sequence does not fit scratch_limit, or lists pass
- * 2^32 entries a kv head; OUT_OF_MEMORY; OUT_OF_DEVICE_MEMORY; DRIVER.
+ * only place where a session compiles or allocates, and it waits for both: seconds where a driver compiles. Errors:
+ * INVALID_ARGUMENT with the field; UNSUPPORTED when no row fits or a field is not built yet; LIMIT when one tile or one
+ * sequence does not fit scratch_limit, or lists pass 2^32 entries a kv head; OUT_OF_MEMORY; OUT_OF_DEVICE_MEMORY;
+ * DRIVER.
  */
 KAS_API kas_status kas_session_create(kas_context *context, const kas_session_desc *desc, kas_session **session);
 KAS_API void kas_session_destroy(kas_session *session);
@@ -514,7 +529,10 @@ typedef struct kas_lists {
     uint32_t width;
 } kas_lists;
 
-/* Pooled scores in the caller's memory: f32 [B, G, tiles, stride], tiles exactly the call's; only candidates are written. */
+/*
+ * Pooled scores in the caller's memory: f32 [B, G, tiles, stride], G as in kas_lists, tiles exactly the call's; only
+ * candidates are written.
+ */
 typedef struct kas_scores {
     kas_slice values;
     uint32_t tiles;
@@ -522,20 +540,27 @@ typedef struct kas_scores {
                         this stride: one above max_keys rounded up to 64 may pass the session's scratch, LIMIT */
 } kas_scores;
 
-/* Dense causal attention of any layer. Errors as kas_prefill. */
+/*
+ * Dense causal attention of any layer. Errors: INVALID_ARGUMENT with the field and bound; UNSUPPORTED where the device
+ * has no row of the operation; LIMIT; DRIVER; DEVICE_LOST.
+ */
 KAS_API kas_status kas_attend(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args);
 
-/* Log-sum-exp over all causal keys into args->lse (needed); out and v are not used. */
+/* Log-sum-exp over all causal keys into args->lse (needed); out and v are not used. Errors as kas_attend. */
 KAS_API kas_status kas_log_sum_exp(kas_session *session, kas_stream *stream, kas_phase phase,
                                    const kas_attention *args);
 
-/* Pooled scores of every candidate of every tile, normalised over all causal keys; out and v are not used. */
+/*
+ * Pooled scores of every candidate of every tile, normalised over all causal keys; out and v are not used. Errors as
+ * kas_attend.
+ */
 KAS_API kas_status kas_pooled_scores(kas_session *session, kas_stream *stream, kas_phase phase,
                                      const kas_attention *args, const kas_scores *scores);
 
 /*
  * Selects each tile's k largest scores (dense tiles: every candidate). Order: -0.0 equals +0.0, NaN below -inf, equal
- * scores: the lower key. width must be at least k of the largest tile. q, k, v and out are not used.
+ * scores: the lower key. width must be at least k of the largest tile. q, k, v and out are not used. Errors as
+ * kas_attend.
  */
 KAS_API kas_status kas_select(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args,
                               const kas_scores *scores, const kas_lists *lists);
@@ -545,7 +570,8 @@ KAS_API kas_status kas_select(kas_session *session, kas_stream *stream, kas_phas
  * (b, y, tile, x) is the sum of row y's scores over the keys that row x of the tile's lists names, entry G the sum over
  * all candidates; a tile that a sequence does not have is left alone. How much of its attention kv head y would keep
  * with the lists of head x: the measure that calibration is made of. Lists as kas_attend_lists, with scores->tiles
- * tiles written. q, k, v and out are not used. The session has no plan (STATE): calibration comes before one.
+ * tiles written. q, k, v and out are not used. Errors as kas_attend, and STATE where the session has a plan:
+ * calibration comes before one.
  */
 KAS_API kas_status kas_pooled_mass(kas_session *session, kas_stream *stream, kas_phase phase, const kas_attention *args,
                                    const kas_scores *scores, const kas_lists *lists, const kas_slice *mass);
@@ -553,6 +579,7 @@ KAS_API kas_status kas_pooled_mass(kas_session *session, kas_stream *stream, kas
 /*
  * Attention over the caller's lists and the tile's own causal keys. Every non-negative entry below the tile's start is
  * used; others count as absent, -1 silently. kv head g reads row head_map[layer][g] of the plan, row g without one.
+ * Errors as kas_attend.
  */
 KAS_API kas_status kas_attend_lists(kas_session *session, kas_stream *stream, kas_phase phase,
                                     const kas_attention *args, const kas_lists *lists);
@@ -561,7 +588,7 @@ KAS_API kas_status kas_attend_lists(kas_session *session, kas_stream *stream, ka
  * The newest lists the session published in `phase`: row `row` (a kv head; 0 with KAS_POOLING_ALL_HEADS) of sequence b
  * begins at entry (b * rows + row) * row_capacity of `indices`; the tile at position tile * T at entry
  * tile_offset[tile] - tile_offset[first tile of the call] of the row. Its length is k of its candidates. Rows that no
- * layer of the plan reads are not made, and undefined.
+ * layer of the plan reads are not made, and undefined. Errors: INVALID_ARGUMENT.
  */
 typedef struct kas_published_lists {
     uint32_t struct_size;
@@ -573,10 +600,11 @@ typedef struct kas_published_lists {
 } kas_published_lists;
 KAS_API kas_status kas_session_get_lists(const kas_session *session, kas_phase phase, kas_published_lists *lists);
 
-/* The variant row that the session chose for an operation ("attend", "select", ...); NULL for no such operation. */
+/* The variant row that the session chose for an operation (kas_operation_name); NULL where it has none. */
 KAS_API const char *kas_session_variant(const kas_session *session, const char *operation);
 
-/* k(n) of the session's rule for n candidates of a sequence whose final length is final_len (KAS_TOPK_FIXED). */
+/* k(n) of the session's rule for n candidates of a sequence whose final length is final_len (KAS_TOPK_FIXED); 0 for
+   NULL. */
 KAS_API uint32_t kas_session_topk(const kas_session *session, uint32_t candidates, uint32_t final_len);
 
 /* ---- Calibration ------------------------------------------------------------------------------------------------ */
