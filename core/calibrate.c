@@ -140,10 +140,9 @@ static kas_status build_calibrator(kas_calibrator *calibrator, const kas_calibra
 
 kas_status kas_calibrator_create(kas_context *context, const kas_calibrator_desc *desc, kas_calibrator **calibrator)
 {
-    if (!context || !calibrator)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "context or the result is NULL");
-    if (!desc || desc->struct_size != sizeof(*desc))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "desc is NULL or its struct_size is not %zu", sizeof(*desc));
+    KAS_TRY(kas_require("context", context));
+    KAS_TRY(kas_require_struct("desc", desc, sizeof(*desc)));
+    KAS_TRY(kas_require("calibrator", calibrator));
     KAS_TRY(check_desc(desc));
     kas_calibrator *made = kas_alloc(1, sizeof(*made));
     if (!made)
@@ -442,10 +441,9 @@ static kas_status check_turn(const kas_calibrator *calibrator, const kas_calibra
 static kas_status check_feed(const kas_calibrator *calibrator, const kas_stream *stream,
                              const kas_calibration_layer *layer)
 {
-    if (!calibrator || !stream)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "calibrator or stream is NULL");
-    if (!layer || layer->struct_size != sizeof(*layer))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "layer is NULL or its struct_size is not %zu", sizeof(*layer));
+    KAS_TRY(kas_require("calibrator", calibrator));
+    KAS_TRY(kas_require("stream", stream));
+    KAS_TRY(kas_require_struct("layer", layer, sizeof(*layer)));
     if (stream->context != calibrator->context)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "calibrator and stream belong to different contexts");
     KAS_TRY(check_turn(calibrator, layer));
@@ -488,10 +486,8 @@ kas_status kas_calibrator_feed(kas_calibrator *calibrator, kas_stream *stream, c
 
 kas_status kas_calibrator_finish(kas_calibrator *calibrator, kas_calibration *calibration)
 {
-    if (!calibrator || !calibration || calibration->struct_size != sizeof(*calibration))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT,
-                        "calibrator or calibration is NULL, or calibration's struct_size is not %zu",
-                        sizeof(*calibration));
+    KAS_TRY(kas_require("calibrator", calibrator));
+    KAS_TRY(kas_require_struct("calibration", calibration, sizeof(*calibration)));
     if (calibrator->failed)
         return kas_fail(KAS_ERROR_STATE, "an earlier layer failed on the device: there is no result");
     if (calibrator->next_layer != 0)
@@ -523,23 +519,19 @@ kas_status kas_calibrator_finish(kas_calibrator *calibrator, kas_calibration *ca
 
 static kas_status check_calibration(const kas_calibration *calibration)
 {
-    if (!calibration || calibration->struct_size != sizeof(*calibration))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "calibration is NULL or its struct_size is not %zu",
-                        sizeof(*calibration));
+    KAS_TRY(kas_require_struct("calibration", calibration, sizeof(*calibration)));
     if (calibration->layers == 0 || calibration->layers > KAS_PLAN_MAX_LAYERS || calibration->kv_heads == 0 ||
         calibration->kv_heads > KAS_PLAN_MAX_HEADS)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "calibration has %u layers and %u kv_heads: 1 to %u and 1 to %u",
                         calibration->layers, calibration->kv_heads, KAS_PLAN_MAX_LAYERS, KAS_PLAN_MAX_HEADS);
-    if (!calibration->similarity || !calibration->importance)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "calibration has no similarity or no importance");
-    return KAS_OK;
+    KAS_TRY(kas_require("calibration.similarity", calibration->similarity));
+    return kas_require("calibration.importance", calibration->importance);
 }
 
 kas_status kas_calibration_layers(const kas_calibration *calibration, double *layer_similarity)
 {
     KAS_TRY(check_calibration(calibration));
-    if (!layer_similarity)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "layer_similarity is NULL");
+    KAS_TRY(kas_require("layer_similarity", layer_similarity));
     kas_layer_similarity(calibration, layer_similarity);
     return KAS_OK;
 }
@@ -551,8 +543,7 @@ kas_status kas_calibration_layers(const kas_calibration *calibration, double *la
 
 static kas_status check_wish(const kas_calibration *calibration, const kas_plan_desc *wish)
 {
-    if (!wish || wish->struct_size != sizeof(*wish))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "wish is NULL or its struct_size is not %zu", sizeof(*wish));
+    KAS_TRY(kas_require_struct("wish", wish, sizeof(*wish)));
     if (wish->layers != calibration->layers || wish->kv_heads != calibration->kv_heads)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT,
                         "the plan is to have %u layers and %u kv_heads, the calibration has %u and %u", wish->layers,

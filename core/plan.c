@@ -297,8 +297,8 @@ kas_status kas_plan_make(const kas_plan_origin *origin, const kas_plan_desc *des
 kas_status kas_plan_create(const kas_plan_desc *desc, kas_plan **plan)
 {
     static const kas_plan_origin origin = {KAS_ERROR_INVALID_ARGUMENT, "kas_plan_desc"};
-    if (!desc || !plan)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "kas_plan_create: %s is NULL", desc ? "plan" : "desc");
+    KAS_TRY(kas_require("desc", desc));
+    KAS_TRY(kas_require("plan", plan));
     return kas_plan_make(&origin, desc, plan);
 }
 
@@ -311,12 +311,8 @@ void kas_plan_destroy(kas_plan *plan)
 
 kas_status kas_plan_get_desc(const kas_plan *plan, kas_plan_desc *desc)
 {
-    if (!plan || !desc)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "kas_plan_get_desc: %s is NULL", plan ? "desc" : "plan");
-    if (desc->struct_size != sizeof(*desc))
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT,
-                        "kas_plan_get_desc: struct_size is %u: it must be sizeof(kas_plan_desc) = %zu",
-                        desc->struct_size, sizeof(*desc));
+    KAS_TRY(kas_require("plan", plan));
+    KAS_TRY(kas_require_struct("desc", desc, sizeof(*desc)));
     *desc = (kas_plan_desc){
         .struct_size = sizeof(*desc),
         .model = plan->model,

@@ -446,8 +446,8 @@ static kas_status parse_plan(const kas_plan_origin *origin, const char *text, si
 kas_status kas_plan_parse(const char *text, size_t size, kas_plan **plan)
 {
     static const kas_plan_origin origin = {KAS_ERROR_FORMAT, "plan text"};
-    if (!text || !plan)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "kas_plan_parse: %s is NULL", text ? "plan" : "text");
+    KAS_TRY(kas_require("text", text));
+    KAS_TRY(kas_require("plan", plan));
     if (size > KAS_PLAN_MAX_FILE)
         return kas_fail(KAS_ERROR_FORMAT, "plan text: %zu bytes, at most %u are read", size, KAS_PLAN_MAX_FILE);
     return parse_plan(&origin, text, size, plan);
@@ -455,8 +455,8 @@ kas_status kas_plan_parse(const char *text, size_t size, kas_plan **plan)
 
 kas_status kas_plan_load(const char *path, kas_plan **plan)
 {
-    if (!path || !plan)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "kas_plan_load: %s is NULL", path ? "plan" : "path");
+    KAS_TRY(kas_require("path", path));
+    KAS_TRY(kas_require("plan", plan));
     const kas_plan_origin origin = {KAS_ERROR_FORMAT, path};
     char *text = NULL;
     size_t size = 0;
@@ -618,8 +618,8 @@ kas_status kas_plan_format(const kas_plan *plan, char **text, size_t *size)
 
 kas_status kas_plan_save(const kas_plan *plan, const char *path)
 {
-    if (!plan || !path)
-        return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "kas_plan_save: %s is NULL", plan ? "path" : "plan");
+    KAS_TRY(kas_require("plan", plan));
+    KAS_TRY(kas_require("path", path));
     char *text = NULL;
     size_t size = 0;
     KAS_TRY(kas_plan_format(plan, &text, &size));
