@@ -4,16 +4,15 @@
  */
 #include "args.h"
 #include "command.h"
+#include "names.h"
 #include "npy.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PHASE_PREFILL, PHASE_DECODE };
 enum { ROLE_DENSE, ROLE_ANCHOR, ROLE_REUSE };
 
-static const char *const phase_names[] = {"prefill", "decode", NULL};
 static const char *const role_names[] = {"dense", "anchor", "reuse", NULL};
 
 typedef struct attend_options {
@@ -47,7 +46,7 @@ typedef struct attend_state {
 
 static kas_phase phase_of(const attend_state *state)
 {
-    return state->options.phase == PHASE_PREFILL ? KAS_PHASE_PREFILL : KAS_PHASE_DECODE;
+    return (kas_phase)state->options.phase;
 }
 
 /* ---- Command line ---------------------------------------------------------------------------------------------- */
@@ -169,7 +168,7 @@ static kas_status check_shapes(attend_state *state)
 {
     const attend_options *options = &state->options;
     const npy_array *q = &state->q, *k = &state->k, *v = &state->v;
-    bool prefill = options->phase == PHASE_PREFILL;
+    bool prefill = options->phase == KAS_PHASE_PREFILL;
     if ((q->dtype != NPY_F2 && q->dtype != NPY_F4) || q->dims != (prefill ? 4u : 3u))
         return fail_shape(options->q, q, prefill ? "<f2 or <f4 (B, Lq, H, D)" : "<f2 or <f4 (B, H, D)");
     TOOL_TRY(check_extents(options->q, q));
@@ -230,7 +229,7 @@ static kas_status check_indices(const attend_state *state)
 {
     const npy_array *indices = &state->indices;
     const attend_shape *shape = &state->shape;
-    bool prefill = state->options.phase == PHASE_PREFILL;
+    bool prefill = phase_of(state) == KAS_PHASE_PREFILL;
     if (indices->dtype != NPY_I4 || indices->dims != (prefill ? 4u : 3u))
         return fail_shape(state->options.indices, indices, prefill ? "<i4 (B, G, tiles, n)" : "<i4 (B, G, n)");
     TOOL_TRY(check_extents(state->options.indices, indices));
@@ -317,7 +316,7 @@ static kas_status create_session(attend_state *state)
         .head_dim = shape->head_dim,
         .dtype = shape->dtype,
         .max_batch = shape->batch,
-        .max_queries = state->options.phase == PHASE_PREFILL ? shape->queries : 0,
+        .max_queries = phase_of(state) == KAS_PHASE_PREFILL ? shape->queries : 0,
         .max_keys = shape->keys,
     };
     TOOL_TRY_LIBRARY(kas_session_create(state->context, &session, &state->session));

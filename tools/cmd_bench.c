@@ -13,6 +13,7 @@
 #include "bench/work.h"
 #include "command.h"
 #include "json_out.h"
+#include "names.h"
 #include "out_file.h"
 
 #include <stdio.h>
@@ -22,11 +23,6 @@
 #define LEAST_ROUNDS 5u
 #define LEAST_MS 1000.0 /* rounds are repeated until this much has been measured */
 
-static const char *const phase_names[] = {"prefill", "decode", NULL};
-static const char *const dtype_names[] = {"f32", "f16", "bf16", NULL};
-static const kas_dtype dtypes[] = {KAS_DTYPE_F32, KAS_DTYPE_F16, KAS_DTYPE_BF16};
-static const char *const normalizer_names[] = {"exact", "estimated", NULL};
-static const char *const kind_titles[] = {"dense", "layer 0", "anchor", "reuse"};
 static const char *const kind_keys[] = {"dense", "layer0", "anchor", "reuse"};
 
 typedef struct bench_options {
@@ -254,7 +250,7 @@ static kas_status prepare(bench_state *state, kas_phase phase)
         .kv_heads = state->desc.kv_heads,
         .head_dim = options->head_dim,
         .tile = state->desc.tile,
-        .dtype = dtypes[dtype],
+        .dtype = named_dtype(dtype),
         .estimated = state->desc.normalizer == KAS_NORMALIZER_ESTIMATED,
         .layer0_rows = state->layers.layer0_rows,
     };
@@ -346,7 +342,7 @@ static void print_figures(const bench_state *state, const bench_figures *figures
     printf("%s, %s\n", state->info.name, state->info.description);
     printf("%s, batch %u, %u keys, %u heads on %u kv heads of %u, %s, tile %u, top-k %g, %s normaliser\n",
            phase_names[!prefill(state)], shape->batch, shape->keys, shape->heads, shape->kv_heads, shape->head_dim,
-           dtype_names[shape->dtype - KAS_DTYPE_F32], shape->tile, state->desc.topk.fraction,
+           dtype_names[shape->dtype - FIRST_DTYPE], shape->tile, state->desc.topk.fraction,
            normalizer_names[shape->estimated]);
     printf("  %-8s %4s %12s %12s %12s %9s  %8s  %8s\n", "", "", "median ms", "least", "greatest", unit, "of dense",
            bound);
@@ -354,7 +350,7 @@ static void print_figures(const bench_state *state, const bench_figures *figures
         char count[16];
         snprintf(count, sizeof(count), "%ux", state->layers.count[kind]);
         if (figures->present[kind])
-            print_line(kind_titles[kind], count, &figures->times[kind], figures->rates[kind],
+            print_line(bench_kind_titles[kind], count, &figures->times[kind], figures->rates[kind],
                        figures->times[kind].median / figures->times[BENCH_DENSE].median,
                        figures->bound > 0 ? figures->rates[kind] / figures->bound : 0);
     }
@@ -391,7 +387,7 @@ static void add_shape(cJSON *object, const bench_state *state)
     cJSON_AddStringToObject(object, "phase", phase_names[!prefill(state)]);
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
         cJSON_AddNumberToObject(object, numbers[i].name, numbers[i].value);
-    cJSON_AddStringToObject(object, "dtype", dtype_names[shape->dtype - KAS_DTYPE_F32]);
+    cJSON_AddStringToObject(object, "dtype", dtype_names[shape->dtype - FIRST_DTYPE]);
     cJSON_AddNumberToObject(object, "topk", state->desc.topk.fraction);
     cJSON_AddStringToObject(object, "normalizer", normalizer_names[shape->estimated]);
 }

@@ -6,6 +6,7 @@
 #include "calibrate/search.h"
 #include "command.h"
 #include "json_out.h"
+#include "names.h"
 #include "progress.h"
 #include "source_text.h"
 
@@ -22,9 +23,6 @@ enum { OBJECTIVE_SIMILARITY, OBJECTIVE_LOSS };
 
 static const char *const objective_names[] = {"similarity", "loss", NULL};
 static const char *const reduce_names[] = {"min", "mean", NULL};
-static const char *const normalizer_names[] = {"exact", "estimated", NULL};
-static const char *const dtype_names[] = {"f32", "f16", "bf16", NULL};
-static const kas_dtype dtypes[] = {KAS_DTYPE_F32, KAS_DTYPE_F16, KAS_DTYPE_BF16};
 /* Fractions of the report's last drawing. */
 static const double shares[] = {0.025, 0.05, 0.10, 0.20, 0.40};
 
@@ -314,7 +312,7 @@ static kas_status measure_model(calibrate_state *state)
     const measure_desc desc = {
         .model = state->model,
         .context = state->device,
-        .dtype = dtypes[options->dtype],
+        .dtype = named_dtype(options->dtype),
         .tile = options->tile,
         .text = state->text.bytes,
         .prompts = options->prompts,
@@ -494,7 +492,7 @@ static kas_status make_texts(calibrate_state *state)
     wish.anchor_count = 1;
     TOOL_TRY_LIBRARY(kas_calibration_plan(measurement_of(state->measured, 0), &wish, &shape, NULL));
     state->search = state->held_out = (quality_texts){
-        .model = state->model, .context = state->device, .dtype = dtypes[options->dtype]};
+        .model = state->model, .context = state->device, .dtype = named_dtype(options->dtype)};
     state->search.count = options->search_texts;
     state->search.length = options->length;
     state->held_out.count = options->held_out;

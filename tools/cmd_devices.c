@@ -3,11 +3,10 @@
 #include "command.h"
 #include "device_features.h"
 #include "json_out.h"
+#include "names.h"
 
 #include <inttypes.h>
 #include <stdio.h>
-
-static const char *const dtype_names[] = {[KAS_DTYPE_F32] = "f32", [KAS_DTYPE_F16] = "f16", [KAS_DTYPE_BF16] = "bf16"};
 
 /* Where the facts go: a JSON tree, or standard output when it is NULL. */
 typedef struct report {
@@ -18,8 +17,8 @@ typedef struct report {
 static void print_row(const kas_variant_info *row)
 {
     printf("    %-13s %-20s", row->operation, row->name);
-    for (int i = KAS_DTYPE_F32; i <= KAS_DTYPE_BF16; i++)
-        printf(" %-4s", row->dtypes >> i & 1 ? dtype_names[i] : "");
+    for (int i = 0; dtype_names[i]; i++)
+        printf(" %-4s", row->dtypes >> named_dtype(i) & 1 ? dtype_names[i] : "");
     printf("  head dim %u to %u", row->min_head_dim, row->max_head_dim);
     if (row->head_dim_step > 1)
         printf(" by %u", row->head_dim_step);
@@ -36,8 +35,8 @@ static cJSON *row_json(const kas_variant_info *row)
     cJSON_AddStringToObject(object, "operation", row->operation);
     cJSON_AddStringToObject(object, "name", row->name);
     cJSON *dtypes = cJSON_AddArrayToObject(object, "dtypes");
-    for (int i = KAS_DTYPE_F32; i <= KAS_DTYPE_BF16; i++)
-        if (row->dtypes >> i & 1)
+    for (int i = 0; dtype_names[i]; i++)
+        if (row->dtypes >> named_dtype(i) & 1)
             cJSON_AddItemToArray(dtypes, cJSON_CreateString(dtype_names[i]));
     cJSON_AddNumberToObject(object, "min_head_dim", row->min_head_dim);
     cJSON_AddNumberToObject(object, "max_head_dim", row->max_head_dim);

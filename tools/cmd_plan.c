@@ -3,6 +3,7 @@
 #include "command.h"
 #include "json_out.h"
 #include "lm/config.h"
+#include "names.h"
 #include "plan_import.h"
 
 #include <string.h>
@@ -28,7 +29,7 @@ static void print_plan(const kas_plan *plan, const kas_plan_desc *desc)
     printf("tile        %u query tokens\n", desc->tile);
     printf("pooling     %s\n", desc->pooling == KAS_POOLING_ALL_HEADS ? "all heads" : "per kv head");
     printf("normalizer  %s\n\nlayer  role            row read by each kv head\n",
-           desc->normalizer == KAS_NORMALIZER_ESTIMATED ? "estimated" : "exact");
+           normalizer_names[desc->normalizer]);
     for (uint32_t layer = 0; layer < desc->layers; layer++) {
         kas_role role = kas_plan_role(plan, layer);
         printf("%5u  %s", layer, role_names[role]);
@@ -50,8 +51,8 @@ static kas_status print_plan_json(const kas_plan *plan, const kas_plan_desc *des
     cJSON_AddNumberToObject(root, "heads", desc->heads);
     cJSON_AddNumberToObject(root, "kv_heads", desc->kv_heads);
     cJSON_AddNumberToObject(root, "tile", desc->tile);
-    cJSON_AddStringToObject(root, "pooling", desc->pooling == KAS_POOLING_ALL_HEADS ? "all_heads" : "group");
-    cJSON_AddStringToObject(root, "normalizer", desc->normalizer == KAS_NORMALIZER_ESTIMATED ? "estimated" : "exact");
+    cJSON_AddStringToObject(root, "pooling", pooling_names[desc->pooling]);
+    cJSON_AddStringToObject(root, "normalizer", normalizer_names[desc->normalizer]);
     cJSON *topk = cJSON_AddObjectToObject(root, "topk");
     cJSON_AddNumberToObject(topk, "fraction", desc->topk.fraction);
     cJSON_AddNumberToObject(topk, "min", desc->topk.min);

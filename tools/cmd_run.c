@@ -5,6 +5,7 @@
 #include "json_out.h"
 #include "lm/evaluate.h"
 #include "lm/plan_variant.h"
+#include "names.h"
 #include "progress.h"
 #include "source_text.h"
 
@@ -40,8 +41,6 @@ static const reading readings[READING_COUNT] = {
 
 /* Names of the baselines, in the order of `readings`. */
 static const char *const baseline_names[] = {"own-topk", "identity-map", "window", NULL};
-static const char *const dtype_names[] = {"f32", "f16", "bf16", NULL};
-static const kas_dtype dtypes[] = {KAS_DTYPE_F32, KAS_DTYPE_F16, KAS_DTYPE_BF16};
 
 typedef struct run_options {
     const char *model, *plan, *text, *device, *variant;
@@ -273,7 +272,7 @@ static kas_status read_with(run_state *run, const kas_plan *base, const reading 
         .context = run->device,
         .plan = plan,
         .attention = how->attention,
-        .dtype = dtypes[run->options.dtype],
+        .dtype = named_dtype(run->options.dtype),
         .chunk = run->options.chunk,
         .progress = show_progress,
         .progress_user = run,

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+const char *const bench_kind_titles[BENCH_KINDS] = {"dense", "layer 0", "anchor", "reuse"};
+
 /* The published plan for Llama-3.1-8B. */
 #define PUBLISHED_LAYERS 32u
 static const uint32_t published_anchors[] = {0, 2, 8, 13, 14};

@@ -23,6 +23,9 @@ typedef struct bench_layers {
     uint32_t layer0_rows;        /* lists of layer 0 that are read */
 } bench_layers;
 
+/* What a kind is called, by bench_kind. */
+extern const char *const bench_kind_titles[BENCH_KINDS];
+
 kas_status bench_plan_create(const bench_plan_options *options, kas_plan **plan);
 
 bench_layers bench_layers_of(const kas_plan *plan);

@@ -1,6 +1,9 @@
 /* tune.c - see tune.h. */
 #include "tune.h"
 
+#include "../names.h"
+#include "layers.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -54,9 +57,8 @@ static void append(char *text, const char *operation, const char *row)
 
 static void print_trial(const tuning *t, const tune_trial *trial)
 {
-    static const char *const kinds[] = {"dense", "layer 0", "anchor", "reuse"};
-    printf("  %-13s %-20s %-8s %12.4f %12.1f\n", t->operation, trial->row, kinds[t->kind], trial->median[t->kind],
-           trial->create);
+    printf("  %-13s %-20s %-8s %12.4f %12.1f\n", t->operation, trial->row, bench_kind_titles[t->kind],
+           trial->median[t->kind], trial->create);
     fflush(stdout);
 }
 
@@ -114,7 +116,7 @@ static kas_status count_rows(const kas_context *context, const char *operation, 
 
 kas_status tune_phase(const kas_context *context, kas_phase phase, tune_measure *measure, void *user, char *text)
 {
-    printf("  %-13s %-20s %-8s %12s %12s\n", phase == KAS_PHASE_PREFILL ? "prefill" : "decode", "row", "layer",
+    printf("  %-13s %-20s %-8s %12s %12s\n", phase_names[phase], "row", "layer",
            "median ms", "create ms");
     for (size_t i = 0; i < sizeof(tuned) / sizeof(tuned[0]); i++) {
         tuning t = {.operation = tuned[i].operation, .kind = tuned[i].kind};
