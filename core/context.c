@@ -134,6 +134,34 @@ kas_status kas_context_get_info(const kas_context *context, kas_device_info *inf
     return KAS_OK;
 }
 
+const char *kas_feature_name(uint64_t feature)
+{
+    static const struct {
+        uint64_t feature;
+        const char *name;
+    } names[] = {
+        {KAS_FEATURE_AVX2, "avx2"},
+        {KAS_FEATURE_AVX512, "avx512"},
+        {KAS_FEATURE_AVX512_BF16, "avx512-bf16"},
+        {KAS_FEATURE_AVX512_FP16, "avx512-fp16"},
+        {KAS_FEATURE_NEON, "neon"},
+        {KAS_FEATURE_F16, "f16"},
+        {KAS_FEATURE_SUBGROUP, "subgroup"},
+        {KAS_FEATURE_COOPMAT, "cooperative-matrix"},
+        {KAS_FEATURE_COOPMAT2, "cooperative-matrix-2"},
+        {KAS_FEATURE_ADDRESS, "buffer-address"},
+        {KAS_FEATURE_INT64, "int64"},
+        {KAS_FEATURE_STORAGE16, "storage-16"},
+        {KAS_FEATURE_SERIAL, "serial"},
+        {KAS_FEATURE_MMA, "mma"},
+        {KAS_FEATURE_WGMMA, "wgmma"},
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (names[i].feature == feature)
+            return names[i].name;
+    return NULL;
+}
+
 /* ---- Variant rows ---------------------------------------------------------------------------------------------- */
 
 const char *kas_op_name(kas_op op)

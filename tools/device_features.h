@@ -1,4 +1,4 @@
-/* device_features.h - the names under which commands show KAS_FEATURE_* bits. */
+/* device_features.h - sets of KAS_FEATURE_* bits, shown by their names. */
 #ifndef TOOLS_DEVICE_FEATURES_H
 #define TOOLS_DEVICE_FEATURES_H
 

@@ -132,6 +132,9 @@ typedef struct kas_backend_info {
 #define KAS_FEATURE_MMA (1ull << 16)          /* warp matrix instructions (CUDA, sm_80 and newer) */
 #define KAS_FEATURE_WGMMA (1ull << 17)        /* warpgroup matrix instructions and bulk copies (CUDA, sm_90a) */
 
+/* The name of one feature bit ("avx2"); NULL where no feature has it. Static storage. */
+KAS_API const char *kas_feature_name(uint64_t feature);
+
 typedef struct kas_device_info {
     uint32_t struct_size;
     char name[16];               /* "cuda:0" */
