@@ -207,10 +207,9 @@ other_processor() {
     tests "64-bit Arm tests" "$folder" -R '^(unit\.|conformance_cpu_quick)'
 }
 
-# The main job as a user runs it; the arguments are those of quickstart.sh.
+# The main job as quickstart.sh runs it.
 main_job() {
-    "$repository/build/kascade" run --model "$repository/models/pico-qwen3" --plan "$repository/plans/pico-qwen3.json" \
-        --context 8192
+    "$repository/build/kascade" run
 }
 
 finish() {

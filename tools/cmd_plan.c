@@ -121,11 +121,22 @@ static kas_status check_against(const char *path, const kas_plan *plan, const ch
     return KAS_OK;
 }
 
+static kas_status print_verdict_json(const char *path)
+{
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "file", path);
+    cJSON_AddBoolToObject(root, "valid", true);
+    return json_print(root);
+}
+
 static kas_status check_command(int argc, char **argv)
 {
     const char *model = NULL;
+    bool json = false;
     const args_option table[] = {
-        {"--model", "DIR", "the plan must also fit the model in this folder", ARGS_TEXT, &model}};
+        {"--model", "DIR", "the plan must also fit the model in this folder", ARGS_TEXT, &model},
+        {"--json", NULL, "print one JSON object", ARGS_FLAG, &json},
+    };
     const args_spec spec = {
         .command = "plan check",
         .operands = "FILE",
@@ -143,21 +154,31 @@ static kas_status check_command(int argc, char **argv)
     TOOL_TRY_LIBRARY(kas_plan_load(result.operands[0], &plan));
     kas_status status = model ? check_against(result.operands[0], plan, model) : KAS_OK;
     kas_plan_destroy(plan);
-    if (status == KAS_OK)
-        printf("%s: a valid plan%s%s\n", result.operands[0], model ? " for " : "", model ? model : "");
-    return status;
+    TOOL_TRY(status);
+    if (json)
+        return print_verdict_json(result.operands[0]);
+    printf("%s: a valid plan%s%s\n", result.operands[0], model ? " for " : "", model ? model : "");
+    return KAS_OK;
 }
 
 /* ---- import ---------------------------------------------------------------------------------------------------- */
+
+static kas_status save(const kas_plan *plan, const char *path)
+{
+    TOOL_TRY_LIBRARY(kas_plan_save(plan, path));
+    return KAS_OK;
+}
 
 static kas_status import_command(int argc, char **argv)
 {
     const char *output = NULL;
     uint32_t heads = 0;
+    bool json = false;
     const args_option table[] = {
         {"--heads", "N", "query heads of the model, which the file does not tell (default 32)", ARGS_U32, &heads, 1,
          65536},
         {"-o", "PLAN", "the plan to write (default: the plan is shown, nothing is written)", ARGS_TEXT, &output},
+        {"--json", NULL, "show the plan as one JSON object", ARGS_FLAG, &json},
     };
     const args_spec spec = {
         .command = "plan import",
@@ -175,14 +196,9 @@ static kas_status import_command(int argc, char **argv)
         return KAS_OK;
     kas_plan *plan;
     TOOL_TRY(plan_import(result.operands[0], heads, &plan));
-    kas_status status;
-    if (output) {
-        status = kas_plan_save(plan, output);
-        if (status != KAS_OK)
-            status = tool_fail_library(status);
-    } else {
-        status = show(plan, false);
-    }
+    kas_status status = output ? save(plan, output) : KAS_OK;
+    if (status == KAS_OK && (json || !output))
+        status = show(plan, json);
     kas_plan_destroy(plan);
     return status;
 }

@@ -193,6 +193,9 @@ static void plans(void **state)
            run_command("plan check --model %s/models/pico-qwen3 %s/plans/pico-qwen3.json", KASCADE_SOURCE_DIR,
                        KASCADE_SOURCE_DIR),
            "");
+    cJSON *verdict = cJSON_Parse(run_command("plan check --json %s/plans/pico-qwen3.json", KASCADE_SOURCE_DIR)->output);
+    assert_true(cJSON_IsTrue(cJSON_GetObjectItem(verdict, "valid")));
+    cJSON_Delete(verdict);
     check_plan(&s, "\"anchors\": [1], \"head_map\": [[0, 1], [0, 1]]", "anchors");
     check_plan(&s, "\"anchors\": [0, 0], \"head_map\": [[0, 1], [0, 1]]", "anchors");
     check_plan(&s, "\"anchors\": [0, 2], \"head_map\": [[0, 1], [0, 1]]", "anchors");
