@@ -9,7 +9,8 @@
  *  - A function that can fail returns kas_status; on failure its out-parameters are untouched, nothing is half-made,
  *    and kas_last_error() holds a sentence for the calling thread. Each answers INVALID_ARGUMENT for a pointer that it
  *    needs and that is NULL; its comment names what can happen besides.
- *  - No function waits for a device, a file or another thread unless its comment says so.
+ *  - No function waits for a device, a file or another thread unless its comment says so. The CPU device computes
+ *    within the call that puts work on a stream.
  *  - Handles are owned by the caller and released by the matching _destroy, which accepts NULL. A context must
  *    outlive its buffers, streams, timers and sessions; a plan may be destroyed once the session exists.
  *  - Descriptors begin with struct_size = sizeof(the struct), a guard against a header of another version; every other
@@ -490,7 +491,7 @@ typedef struct kas_attention {
                          kv_lens, otherwise needed */
     kas_tensor q;     /* [B, queries, H, D] */
     kas_tensor k, v;  /* [B, keys, G, D], or [pages, page_size, G, D] */
-    kas_tensor out;   /* as q; rows past q_lens are not written */
+    kas_tensor out;   /* as q, overlapping no input; rows past q_lens are not written */
     const kas_kv_segment *segments; /* instead of k and v: consecutive runs of sequences, counts adding up to B; not for
                                        paged caches */
     uint32_t segment_count;
