@@ -159,7 +159,7 @@ static void close_model(model_folder *m)
     scratch_close(&m->files);
 }
 
-#define RUN_LINE "run --model %s --plan %s/plan.json --text %s/text.txt --context 1024 --values 2 --json"
+#define RUN_LINE "run --model %s --plan %s/plan.json --text %s/text.txt --context 1024 --values 2"
 
 static void run_refused(model_folder *m, int code, const char *said, const char *also)
 {
@@ -174,7 +174,7 @@ static void the_good_model_runs(void **state)
     model_folder m;
     open_model(&m);
     const char *f = m.files.folder;
-    const command_result *got = run_command(RUN_LINE, f, f, f);
+    const command_result *got = run_command(RUN_LINE " --json", f, f, f);
     if (got->code != DONE || !strstr(got->output, "\"speedup_prefill\""))
         fail_msg("ended with %d: %s", got->code, got->output);
     close_model(&m);
@@ -344,7 +344,7 @@ static void refuse_plan(model_folder *m, const char *said)
 {
     const char *f = m->files.folder;
     refused(&m->files, BAD_FILE, "/plan.json: ", said, "plan check %s/plan.json", f);
-    refused(&m->files, BAD_FILE, "/plan.json: ", said, "plan show --json %s/plan.json", f);
+    refused(&m->files, BAD_FILE, "/plan.json: ", said, "plan show %s/plan.json", f);
     run_refused(m, BAD_FILE, "/plan.json: ", said);
 }
 
