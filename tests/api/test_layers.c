@@ -27,6 +27,7 @@ static const shape shapes[] = {
     {KAS_PHASE_PREFILL, 4, 64, 799, 799}, {KAS_PHASE_PREFILL, 3, 37, 77, 415}, {KAS_PHASE_PREFILL, 1, 128, 1, 1},
     {KAS_PHASE_PREFILL, 16, 40, 33, 1023}, {KAS_PHASE_DECODE, 4, 128, 1, 1023}, {KAS_PHASE_DECODE, 3, 80, 4, 799},
     {KAS_PHASE_DECODE, 8, 256, 8, 31},     {KAS_PHASE_DECODE, 1, 16, 1, 1},
+    {KAS_PHASE_PREFILL, 1, 64, 3, 40007}, /* more keys than llvmpipe goes through where a loop turns once a key */
 };
 
 /* Deterministic values of a normal shape: the sum of four uniform ones. */

@@ -1,6 +1,9 @@
 /*
  * block.glsl - scaled logits of a block of 16 query rows and 32 keys by 128 invocations, in f32 through shared memory.
  * Eight invocations share a row; each has four of its keys. After keys.glsl and rows.glsl.
+ *
+ * Loops turn four or eight steps at once, and no more than that is unrolled: llvmpipe ends the loops of an invocation,
+ * without a word, when they have turned 65,535 times together (docs/vulkan.md), and compiles long bodies slowly.
  */
 const uint ROWS = 16u;
 const uint KEYS = 32u;
@@ -58,7 +61,8 @@ void load_keys(key_range range, uint first, uint kv_head)
 void load_slice(uint d0)
 {
     barrier();
-    for (uint i = lane(); i < KEYS * SLICE; i += INVOCATIONS) {
+    [[unroll]] for (uint n = 0u; n < KEYS * SLICE / INVOCATIONS; n++) {
+        uint i = lane() + n * INVOCATIONS;
         uint key = i / SLICE;
         uint d = d0 + i % SLICE;
         bool there = d < HEAD_DIM && key_position[key] != KAS_NONE;
@@ -67,19 +71,27 @@ void load_slice(uint d0)
     barrier();
 }
 
+void add_products(inout float logit[KEYS_EACH], uint d0, uint d)
+{
+    float q = q_rows[my_row() * HEAD_DIM + d0 + d];
+    for (uint c = 0u; c < KEYS_EACH; c++)
+        logit[c] += q * k_slice[my_key(c) * SLICE_STRIDE + d];
+}
+
 /* This invocation's logits, -inf where its row does not see the key. */
 void block_logits(out float logit[KEYS_EACH])
 {
     for (uint c = 0u; c < KEYS_EACH; c++)
         logit[c] = 0.0;
-    for (uint d0 = 0u; d0 < HEAD_DIM; d0 += SLICE) {
+    [[dont_unroll]] for (uint d0 = 0u; d0 < HEAD_DIM; d0 += SLICE) {
         load_slice(d0);
         uint end = kas_min2(SLICE, HEAD_DIM - d0);
-        for (uint d = 0u; d < end; d++) {
-            float q = q_rows[my_row() * HEAD_DIM + d0 + d];
-            for (uint c = 0u; c < KEYS_EACH; c++)
-                logit[c] += q * k_slice[my_key(c) * SLICE_STRIDE + d];
-        }
+        [[dont_unroll]] for (uint d = 0u; d < end / 8u; d++)
+            [[unroll]] for (uint i = 0u; i < 8u; i++)
+                add_products(logit, d0, 8u * d + i);
+        if (HEAD_DIM % 8u != 0u)
+            [[dont_unroll]] for (uint d = end / 8u * 8u; d < end; d++)
+                add_products(logit, d0, d);
     }
     for (uint c = 0u; c < KEYS_EACH; c++) {
         bool seen = key_position[my_key(c)] < row_limit[my_row()];

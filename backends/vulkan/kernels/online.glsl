@@ -39,20 +39,24 @@ uint my_value_row(uint r)
     return lane() / COLUMN_LANES + r * ROW_STEP;
 }
 
+void add_value(uint key)
+{
+    for (uint c = 0u; c < COLUMNS_EACH; c++) {
+        float v = my_column(c) < HEAD_DIM ? LOAD_ELEMENT(v_data, key_v[key] + my_column(c)) : 0.0;
+        for (uint r = 0u; r < ROWS_EACH; r++)
+            sums[c * ROWS_EACH + r] += weights[my_value_row(r) * WEIGHT_STRIDE + key] * v;
+    }
+}
+
 void add_values()
 {
     for (uint r = 0u; r < ROWS_EACH; r++)
         for (uint c = 0u; c < COLUMNS_EACH; c++)
             sums[c * ROWS_EACH + r] *= row_factor[my_value_row(r)];
-    for (uint j = 0u; j < KEYS; j++) {
-        if (key_position[j] == KAS_NONE)
-            continue;
-        for (uint c = 0u; c < COLUMNS_EACH; c++) {
-            float v = my_column(c) < HEAD_DIM ? LOAD_ELEMENT(v_data, key_v[j] + my_column(c)) : 0.0;
-            for (uint r = 0u; r < ROWS_EACH; r++)
-                sums[c * ROWS_EACH + r] += weights[my_value_row(r) * WEIGHT_STRIDE + j] * v;
-        }
-    }
+    [[dont_unroll]] for (uint first = 0u; first < KEYS; first += 4u)
+        [[unroll]] for (uint j = 0u; j < 4u; j++)
+            if (key_position[first + j] != KAS_NONE)
+                add_value(first + j);
 }
 #endif
 
