@@ -598,6 +598,12 @@ static void outputs(void **state)
     refused(&s, MISUSED, "k.npy' is named as an output and is the input", f,
             ANCHOR_LINE "--out %s/out.npy --out-scores %s/./k.npy", f, f, f, f, f);
     refused(&s, MISUSED, "tile", "48", ANCHOR_LINE "--out %s/out.npy --tile 48", f, f, f, f);
+    refused(&s, MISUSED, "variant", "teapot", ANCHOR_LINE "--out %s/out.npy --variant teapot", f, f, f, f);
+    refused(&s, MISUSED, "--topk", "'0'", ANCHOR_LINE "--out %s/out.npy --topk 0", f, f, f, f);
+    const command_result *all_keys =
+        run_command(ANCHOR_LINE "--out %s/new.npy --topk 1.5 --variant generic", f, f, f, f);
+    if (all_keys->code != DONE || all_keys->output[0] != '\0')
+        fail_msg("ended with %d: %s", all_keys->code, all_keys->output);
     refused(&s, MISUSED, "--role reuse needs --indices", "",
             "attend --phase prefill --role reuse --q %s/q.npy --k %s/k.npy --v %s/v.npy --out %s/out.npy", f, f, f, f);
     size_t size;
