@@ -30,6 +30,7 @@ typedef struct kas_vulkan_limits {
     uint32_t timestamp_bits;               /* of that family */
     double timestamp_period;               /* nanoseconds a tick */
     uint64_t non_coherent_atom;
+    uint32_t loop_turns;                   /* of all loops of an invocation, which the driver then ends; 0: no limit */
 } kas_vulkan_limits;
 
 /*

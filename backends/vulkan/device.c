@@ -11,6 +11,8 @@
 #define SHARED_MEMORY_NEEDED 24576
 /* Vector loads are 16 bytes wide. */
 #define LEAST_ALIGNMENT 16
+/* Of llvmpipe: LP_MAX_TGSI_LOOP_ITERATIONS of Mesa, which no query tells. */
+#define LLVMPIPE_LOOP_TURNS 65535u
 
 static kas_vulkan_process process = {.lock = ATOMIC_FLAG_INIT};
 
@@ -350,6 +352,7 @@ kas_status kas_vulkan_describe(const kas_vulkan_instance_api *api, VkPhysicalDev
 
     fill_info(&base.properties, &v12, info);
     fill_limits(&base.properties, limits);
+    limits->loop_turns = v12.driverID == VK_DRIVER_ID_MESA_LLVMPIPE ? LLVMPIPE_LOOP_TURNS : 0;
     find_memory(api, physical, v11.maxMemoryAllocationSize, info);
     find_queue_family(api, physical, limits);
     info->compute_units = compute_units(base.properties.deviceType, sm.shaderSMCount, core.activeComputeUnitCount);

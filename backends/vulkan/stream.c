@@ -292,6 +292,26 @@ static void write_set(const kas_backend_context *context, const kas_launch *laun
     context->api.UpdateDescriptorSets(context->device, count, writes, 0, NULL);
 }
 
+/* At most so many turns of loops do block.glsl and online.glsl take: keys in blocks of 32, and of each of them head
+   dimensions in slices of 32 by eight at once, the rest one by one, and values by four. */
+static uint64_t turns_of(uint32_t keys, uint32_t head_dim)
+{
+    uint64_t slices = kas_div_up(head_dim, 32), singly = head_dim % 8 ? slices + 8 : 0;
+    return kas_div_up(keys, 32) * (12 + 6 * slices + singly);
+}
+
+/* Where the driver would end loops before the last key, without a word, the answer is a sentence. */
+static kas_status check_turns(const kas_backend_context *context, const kas_launch *launch)
+{
+    uint32_t head_dim = launch->kernel->spec.head_dim, most = context->limits.loop_turns;
+    bool dense = launch->variant->op == KAS_OP_ATTEND || launch->variant->op == KAS_OP_LSE;
+    if (!dense || most == 0 || turns_of(launch->call.keys, head_dim) <= most)
+        return KAS_OK;
+    return kas_fail(KAS_ERROR_LIMIT,
+                    "keys is %u: at head_dim %u they take %llu turns of loops, llvmpipe ends them after %u",
+                    launch->call.keys, head_dim, (unsigned long long)turns_of(launch->call.keys, head_dim), most);
+}
+
 kas_status kas_vulkan_launch(kas_backend_stream *stream, const kas_launch *launch)
 {
     kas_backend_context *c = stream->context;
@@ -300,6 +320,7 @@ kas_status kas_vulkan_launch(kas_backend_stream *stream, const kas_launch *launc
                                             .descriptorSetCount = 1,
                                             .pSetLayouts = &kernel->set_layout};
     VkDescriptorSet set;
+    KAS_TRY(check_turns(c, launch));
     KAS_TRY(kas_vulkan_stream_record(stream));
     KAS_TRY(find_pool(stream, &allocate.descriptorPool));
     KAS_VULKAN_TRY(c, AllocateDescriptorSets, c->device, &allocate, &set);

@@ -766,6 +766,49 @@ static void test_no_features(void **state)
     check_nothing_left();
 }
 
+/* llvmpipe ends long loops without a word: what it cannot go through is refused, whole. */
+static void test_loop_turns(void **state)
+{
+    (void)state;
+    need_device();
+    no_faults();
+    enum { KEYS = 34945, DIM = 256 };
+    kas_vulkan_import import = describe_import();
+    kas_context *context;
+    kas_stream *stream;
+    kas_session *session;
+    kas_buffer *q, *out, *kv;
+    kas_device_info info = {.struct_size = sizeof(info)};
+    kas_session_desc desc = {.struct_size = sizeof(desc), .heads = 1, .kv_heads = 1, .head_dim = DIM,
+                             .dtype = KAS_DTYPE_F32, .max_queries = 1, .max_keys = KEYS};
+    check(adopt(&import, &context));
+    check(kas_context_get_info(context, &info));
+    check(kas_stream_create(context, &stream));
+    check(kas_session_create(context, &desc, &session));
+    check(kas_buffer_create(context, DIM * sizeof(float), &q));
+    check(kas_buffer_create(context, DIM * sizeof(float), &out));
+    check(kas_buffer_create(context, (uint64_t)KEYS * DIM * sizeof(float), &kv));
+    kas_attention args = {.struct_size = sizeof(args), .queries = 1, .keys = KEYS - 1, .q = {q}, .k = {kv}, .v = {kv},
+                          .out = {out}};
+    check(kas_attend(session, stream, KAS_PHASE_PREFILL, &args));
+    args.keys = KEYS;
+    kas_status status = kas_attend(session, stream, KAS_PHASE_PREFILL, &args);
+    if (strstr(info.driver, "llvmpipe")) {
+        assert_int_equal(status, KAS_ERROR_LIMIT);
+        assert_non_null(strstr(kas_last_error(), "34945"));
+    } else {
+        assert_int_equal(status, KAS_OK);
+    }
+    check(kas_stream_wait(stream));
+    kas_session_destroy(session);
+    kas_buffer_destroy(q);
+    kas_buffer_destroy(out);
+    kas_buffer_destroy(kv);
+    kas_stream_destroy(stream);
+    kas_context_destroy(context);
+    check_nothing_left();
+}
+
 /* ---- The pipeline cache ----------------------------------------------------------------------------------------- */
 
 typedef struct cache_memory {
@@ -865,7 +908,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_driver_out_of_memory),
         cmocka_unit_test(test_driver_out_of_host_memory), cmocka_unit_test(test_host_out_of_memory),
         cmocka_unit_test(test_device_lost), cmocka_unit_test(test_what_is_missing),
-        cmocka_unit_test(test_no_features), cmocka_unit_test(test_pipeline_cache),
+        cmocka_unit_test(test_no_features), cmocka_unit_test(test_loop_turns),
+        cmocka_unit_test(test_pipeline_cache),
         cmocka_unit_test(test_no_device),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
