@@ -1,4 +1,5 @@
 /* cmd_calibrate.c - `kascade calibrate`: the anchors and head maps of a model, from prompts that it reads. */
+#define _POSIX_C_SOURCE 200809L
 #include "args.h"
 #include "byte_model.h"
 #include "calibrate/measure.h"
@@ -10,9 +11,11 @@
 #include "progress.h"
 #include "source_text.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MAX_FILES 64u
 #define MAX_TOKENS (1u << 20)
@@ -31,7 +34,7 @@ typedef struct calibrate_options {
     const char **files; /* more texts */
     uint32_t file_count;
     uint32_t prompts, length, list_keys, tile, topk_min, topk_round, threads;
-    uint32_t search_texts, held_out, held_out_length, values, seed;
+    uint32_t search_texts, finalists, final_texts, held_out, held_out_length, values, seed;
     double share, min_recall;
     int objective, reduce, normalizer, dtype; /* reduce -1: the objective's own */
     bool each, json;
@@ -46,13 +49,13 @@ typedef struct calibrate_state {
     kas_context *device;
     source_text text;
     measurement *measured;
-    quality_texts search, held_out;
+    quality_texts search, finals, held_out;
     double *layer_similarity; /* [layers, layers] */
     report_row *rows;         /* [layers] */
     kas_plan **plans;         /* [layers]: of the rows */
     uint32_t row_count, chosen;
     progress bar;
-    uint32_t trials;
+    double cost, most_cost; /* of the readings that choose plans: done, and to come at most */
 } calibrate_state;
 
 /* ---- Command line ---------------------------------------------------------------------------------------------- */
@@ -65,7 +68,9 @@ static const char about[] =
     "  --objective similarity   anchors and maps with the greatest similarity of lists, weighted by importance: the\n"
     "                           method as published. Quick.\n"
     "  --objective loss         starts there; adds and moves anchors, and exchanges rows of the head map, by what the\n"
-    "                           model then loses in language and in recall of planted values, on the next texts.\n"
+    "                           model then loses in language and in recall of planted values, on the next texts. Every\n"
+    "                           candidate reads texts of L tokens, with so few keys that it shows what it will forget;\n"
+    "                           the best of them read texts of M tokens, which decide.\n"
     "\n"
     "With --anchors auto, the fewest anchors that keep --max-loss and --min-recall on texts held out from both. More\n"
     "texts may follow the options. Tokens are bytes. docs/calibration.md says what is computed.\n";
@@ -99,13 +104,12 @@ static kas_status check_options(calibrate_state *state)
 {
     calibrate_options *options = &state->options;
     if (!options->text || !options->output)
-        return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "--text and -o are needed (see kascade calibrate --help)");
+        return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "%s is needed (see kascade calibrate --help)",
+                         options->text ? "-o" : "--text");
     if (options->tile != 16 && options->tile != 32 && options->tile != 64 && options->tile != 128)
         return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "--tile is %u: it must be 16, 32, 64 or 128", options->tile);
     TOOL_TRY(parse_count(options->anchors, &state->count));
     TOOL_TRY(parse_loss(options->max_loss, &state->max_loss));
-    if (options->held_out_length == 0)
-        options->held_out_length = options->length;
     return KAS_OK;
 }
 
@@ -136,8 +140,13 @@ static kas_status parse(int argc, char **argv, calibrate_state *state, bool *hel
          &options->normalizer, 0, 0, normalizer_names},
         {"--search-texts", "N", "texts of L tokens that the search reads (default 2)", ARGS_U32, &options->search_texts,
          1, 1000},
-        {"--held-out", "N", "texts that plans are judged by (default 4)", ARGS_U32, &options->held_out, 1, 1000},
-        {"--held-out-length", "M", "tokens of each (default L)", ARGS_U32, &options->held_out_length, 1, MAX_TOKENS},
+        {"--finalists", "N", "plans of each number of anchors that also read texts of M tokens (default 6;\n0: none)",
+         ARGS_U32, &options->finalists, 0, 1000},
+        {"--final-texts", "N", "those texts (default 1)", ARGS_U32, &options->final_texts, 1, 1000},
+        {"--held-out", "N", "texts of M tokens that plans are judged by in the end (default 4)", ARGS_U32,
+         &options->held_out, 1, 1000},
+        {"--held-out-length", "M", "tokens of a text that will be read (default 4 L, at most what the model was\nmade for)",
+         ARGS_U32, &options->held_out_length, 1, MAX_TOKENS},
         {"--values", "N", "values planted in each of these texts (default 8)", ARGS_U32, &options->values, 1,
          LM_MAX_VALUES},
         {"--seed", "N", "of their names, digits and places (default 1)", ARGS_U32, &options->seed, 0, UINT32_MAX},
@@ -207,12 +216,38 @@ static uint64_t prompt_bytes(const calibrate_state *state)
     return (uint64_t)state->options.prompts * state->options.length;
 }
 
+static bool has_finals(const calibrate_state *state)
+{
+    const calibrate_options *options = &state->options;
+    return searches(state) && options->finalists > 0 && options->held_out_length > options->length;
+}
+
 static uint64_t search_bytes(const calibrate_state *state)
 {
     const calibrate_options *options = &state->options;
     return searches(state)
                ? quality_texts_bytes(state->model, options->search_texts, options->length, options->values)
                : 0;
+}
+
+static uint64_t final_bytes(const calibrate_state *state)
+{
+    const calibrate_options *options = &state->options;
+    return has_finals(state)
+               ? quality_texts_bytes(state->model, options->final_texts, options->held_out_length, options->values)
+               : 0;
+}
+
+/* As long as the model reads, but not so much longer than the prompts that judging takes hours. */
+static void choose_length(calibrate_state *state)
+{
+    calibrate_options *options = &state->options;
+    const uint32_t made_for = state->model->config.max_positions, most = 4 * options->length;
+    if (options->held_out_length > 0)
+        return;
+    options->held_out_length = made_for && made_for < most ? made_for : most;
+    if (options->held_out_length < options->length)
+        options->held_out_length = options->length;
 }
 
 static kas_status check_length(const char *option, uint32_t length, uint32_t values)
@@ -226,11 +261,12 @@ static kas_status check_length(const char *option, uint32_t length, uint32_t val
 static kas_status load_text(calibrate_state *state)
 {
     const calibrate_options *options = &state->options;
+    choose_length(state);
     if (searches(state))
         TOOL_TRY(check_length("--length", options->length, options->values));
     if (judges(state))
         TOOL_TRY(check_length("--held-out-length", options->held_out_length, options->values));
-    uint64_t needed = prompt_bytes(state) + search_bytes(state);
+    uint64_t needed = prompt_bytes(state) + search_bytes(state) + final_bytes(state);
     if (judges(state))
         needed += quality_texts_bytes(state->model, options->held_out, options->held_out_length, options->values);
     TOOL_TRY(read_files(state, needed));
@@ -265,9 +301,23 @@ static kas_status load_model(calibrate_state *state)
     return KAS_OK;
 }
 
+/* What cannot be written at the end is better known before the work. */
+static kas_status check_outputs(const calibrate_options *options)
+{
+    char folder[SOURCE_PATH_MAX] = ".";
+    const char *slash = strrchr(options->output, '/');
+    if (slash && snprintf(folder, sizeof(folder), "%.*s", (int)(slash - options->output) + 1, options->output) >=
+                     SOURCE_PATH_MAX)
+        return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "-o: the path '%.60s...' is too long", options->output);
+    if (access(folder, W_OK) != 0)
+        return tool_fail(KAS_ERROR_IO, "%s: cannot be written: %s", options->output, strerror(errno));
+    return options->report ? report_make_folder(options->report) : KAS_OK;
+}
+
 static kas_status load(calibrate_state *state)
 {
     const calibrate_options *options = &state->options;
+    TOOL_TRY(check_outputs(options));
     if (options->threads)
         lm_set_threads(options->threads);
     const kas_context_desc device = {
@@ -377,6 +427,13 @@ static void predict_cost(const calibrate_state *state, report_row *row)
     row->decode_cost = (1.5 + others * (0.5 + share) + reuse * share) / layers;
 }
 
+static void spend(void *user, double cost)
+{
+    calibrate_state *state = user;
+    state->cost += cost;
+    progress_update(&state->bar, state->cost / state->most_cost);
+}
+
 /* Adds a plan to the table and reads the held-out texts with it. Takes the plan. */
 static kas_status add_row(calibrate_state *state, kas_plan *plan, double search_loss)
 {
@@ -399,6 +456,7 @@ static kas_status add_row(calibrate_state *state, kas_plan *plan, double search_
         return KAS_OK;
     quality found;
     TOOL_TRY(quality_measure(&state->held_out, plan, &found));
+    spend(state, quality_texts_cost(&state->held_out));
     row->bits_per_byte = found.bits_per_byte;
     row->change = quality_change(&state->held_out, &found);
     row->recall = found.recall;
@@ -429,89 +487,144 @@ static bool is_last(const calibrate_state *state)
     return is_kept(state) || state->row_count == state->model->config.layers;
 }
 
-static kas_status choose_by_similarity(calibrate_state *state)
+/* ---- Choosing --------------------------------------------------------------------------------------------------- */
+
+/* Anchors that the table is expected to end at: what was asked for, or where auto has found a plan so far. */
+static uint32_t expected_count(const calibrate_state *state)
 {
     const uint32_t layers = state->model->config.layers;
-    if (!judges(state) && !state->options.each)
-        return add_similar(state, state->count);
-    progress_begin(&state->bar, "plans");
-    kas_status status = KAS_OK;
-    for (uint32_t count = 1; status == KAS_OK && count <= layers; count++) {
-        status = add_similar(state, count);
-        progress_update(&state->bar, (double)count / (state->count ? state->count : layers));
-        if (status == KAS_OK && is_last(state))
-            break;
-    }
-    progress_end(&state->bar);
-    return status;
+    return state->count ? state->count : (layers + 3) / 3;
 }
 
-static void show_search(void *user, uint32_t trials, double loss)
+static search_desc describe_search(calibrate_state *state, char *source, size_t size)
 {
-    (void)loss;
-    calibrate_state *state = user;
-    progress_update(&state->bar, (double)trials / state->trials);
+    return (search_desc){
+        .texts = &state->search,
+        .finals = has_finals(state) ? &state->finals : NULL,
+        .finalists = state->options.finalists,
+        .anchors = measurement_of(state->measured, 0),
+        .maps = measurement_of(state->measured, 1),
+        .wish = describe_plan(state, source, size),
+        .progress = spend,
+        .progress_user = state,
+    };
+}
+
+/* Of a row of the table: the search for its plan, and judging it. */
+static double row_cost(calibrate_state *state, uint32_t count)
+{
+    char source[128];
+    const search_desc desc = describe_search(state, source, sizeof(source));
+    return quality_texts_cost(&state->held_out) + (searches(state) ? search_cost(&desc, count) : 0);
+}
+
+/* Reading the texts with dense attention, and the rows that are expected. */
+static double foretell_cost(calibrate_state *state)
+{
+    double cost = quality_texts_cost(&state->held_out);
+    if (searches(state))
+        cost += quality_texts_cost(&state->search);
+    if (has_finals(state))
+        cost += quality_texts_cost(&state->finals);
+    for (uint32_t count = 1; count <= expected_count(state); count++)
+        cost += row_cost(state, count);
+    return cost;
+}
+
+/* A row begins: where auto goes on past what was expected, the bar gets longer. */
+static void begin_row(calibrate_state *state)
+{
+    state->most_cost = fmax(state->most_cost, state->cost + row_cost(state, state->row_count + 1));
+}
+
+static kas_status choose_by_similarity(calibrate_state *state)
+{
+    if (!judges(state) && !state->options.each)
+        return add_similar(state, state->count);
+    kas_status status;
+    do {
+        begin_row(state);
+        status = add_similar(state, state->row_count + 1);
+    } while (status == KAS_OK && !is_last(state));
+    return status;
 }
 
 static kas_status choose_by_loss(calibrate_state *state)
 {
     char source[128];
-    const uint32_t layers = state->model->config.layers;
-    const search_desc desc = {
-        .texts = &state->search,
-        .anchors = measurement_of(state->measured, 0),
-        .maps = measurement_of(state->measured, 1),
-        .wish = describe_plan(state, source, sizeof(source)),
-        .progress = show_search,
-        .progress_user = state,
-    };
+    const search_desc desc = describe_search(state, source, sizeof(source));
     search *found;
     TOOL_TRY(search_begin(&desc, &found));
-    state->trials = search_trials(layers, state->count ? state->count : layers < 6 ? layers : 6);
-    progress_begin(&state->bar, "search");
-    kas_status status = KAS_OK;
+    kas_status status;
     do {
         kas_plan *plan;
         double loss;
+        begin_row(state);
         status = search_next(found, &plan, &loss);
         if (status == KAS_OK)
             status = add_row(state, plan, loss);
     } while (status == KAS_OK && !is_last(state));
-    progress_end(&state->bar);
     search_end(found);
     return status;
 }
 
-static kas_status make_texts(calibrate_state *state)
+static quality_texts describe_set(const calibrate_state *state, uint32_t count, uint32_t length)
+{
+    return (quality_texts){.model = state->model, .context = state->device, .dtype = named_dtype(state->options.dtype),
+                           .count = count, .length = length};
+}
+
+/* A set's texts from the bytes at *behind, which it takes, with a seed of their own. */
+static kas_status make_set(calibrate_state *state, uint64_t seed, const kas_plan *shape, const unsigned char **behind,
+                           quality_texts *set)
 {
     const calibrate_options *options = &state->options;
+    TOOL_TRY(quality_texts_make(set, *behind, options->values, options->seed + seed, shape));
+    *behind += quality_texts_bytes(state->model, set->count, set->length, options->values);
+    spend(state, quality_texts_cost(set));
+    return KAS_OK;
+}
+
+static kas_status make_sets(calibrate_state *state, const kas_plan *shape)
+{
     const unsigned char *behind = state->text.bytes + prompt_bytes(state);
+    if (searches(state))
+        TOOL_TRY(make_set(state, 0, shape, &behind, &state->search));
+    if (has_finals(state))
+        TOOL_TRY(make_set(state, 0x20000, shape, &behind, &state->finals));
+    return make_set(state, 0x10000, shape, &behind, &state->held_out);
+}
+
+static kas_status make_texts(calibrate_state *state)
+{
     char source[128];
     kas_plan_desc wish = describe_plan(state, source, sizeof(source));
     kas_plan *shape;
     wish.anchor_count = 1;
     TOOL_TRY_LIBRARY(kas_calibration_plan(measurement_of(state->measured, 0), &wish, &shape, NULL));
-    state->search = state->held_out = (quality_texts){
-        .model = state->model, .context = state->device, .dtype = named_dtype(options->dtype)};
-    state->search.count = options->search_texts;
-    state->search.length = options->length;
-    state->held_out.count = options->held_out;
-    state->held_out.length = options->held_out_length;
-    kas_status status = KAS_OK;
-    if (searches(state))
-        status = quality_texts_make(&state->search, behind, options->values, options->seed, shape);
-    if (status == KAS_OK)
-        status = quality_texts_make(&state->held_out, behind + search_bytes(state), options->values,
-                                    (uint64_t)options->seed + 0x10000, shape);
+    kas_status status = make_sets(state, shape);
     kas_plan_destroy(shape);
     return status;
 }
 
-static kas_status choose(calibrate_state *state)
+static kas_status choose_plans(calibrate_state *state)
 {
     if (judges(state))
         TOOL_TRY(make_texts(state));
-    TOOL_TRY(searches(state) ? choose_by_loss(state) : choose_by_similarity(state));
+    return searches(state) ? choose_by_loss(state) : choose_by_similarity(state);
+}
+
+static kas_status choose(calibrate_state *state)
+{
+    const calibrate_options *options = &state->options;
+    state->search = describe_set(state, options->search_texts, options->length);
+    state->finals = describe_set(state, options->final_texts, options->held_out_length);
+    state->held_out = describe_set(state, options->held_out, options->held_out_length);
+    state->most_cost = foretell_cost(state);
+    progress_begin(&state->bar, "plans");
+    kas_status status = choose_plans(state);
+    progress_end(&state->bar);
+    TOOL_TRY(status);
     state->chosen = state->row_count - 1;
     if (state->count == 0 && !is_kept(state))
         fprintf(stderr, "kascade calibrate: no number of anchors keeps the loss within %g%% and the recall; every layer "
@@ -578,9 +691,9 @@ static void print_number(double value, int width, int decimals, double factor, c
 static void print_table(const calibrate_state *state)
 {
     if (judges(state))
-        printf("dense: %.4f bits per byte, recall %.2f, on %u held-out texts of %u tokens\n\n",
+        printf("dense: %.4f bits per byte, recall %.2f, on %u held-out text%s of %u tokens\n\n",
                state->held_out.dense.bits_per_byte, state->held_out.dense.recall, state->options.held_out,
-               state->options.held_out_length);
+               state->options.held_out == 1 ? "" : "s", state->options.held_out_length);
     printf(" K  objective  search loss  bits/byte   change  recall  prefill  decode  anchors\n");
     for (uint32_t i = 0; i < state->row_count; i++) {
         const report_row *row = &state->rows[i];
@@ -652,6 +765,7 @@ static void release(calibrate_state *state)
     free(state->plans);
     free(state->layer_similarity);
     quality_texts_release(&state->search);
+    quality_texts_release(&state->finals);
     quality_texts_release(&state->held_out);
     measurement_destroy(state->measured);
     source_text_release(&state->text);
@@ -672,6 +786,8 @@ static kas_status run_command(int argc, char **argv)
                                         .topk_round = DEFAULT_LEAST,
                                         .share = DEFAULT_SHARE,
                                         .search_texts = 2,
+                                        .finalists = 6,
+                                        .final_texts = 1,
                                         .held_out = 4,
                                         .values = 8,
                                         .seed = 1,

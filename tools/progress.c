@@ -22,8 +22,9 @@ static void draw(const progress *bar, double done)
     int filled = (int)(done * WIDTH);
     double spent = now() - bar->began;
     fprintf(stderr, "\r%s [%.*s%*s] %3d%%", bar->label, filled, full, WIDTH - filled, "", bar->percent);
+    const double left = spent * (1 - done) / done;
     if (done > 0.02)
-        fprintf(stderr, " %.0f s left ", spent * (1 - done) / done);
+        fprintf(stderr, left < 120 ? " %.0f s left " : " %.0f min left ", left < 120 ? left : left / 60);
     fputs("\x1b[K", stderr);
     fflush(stderr);
 }

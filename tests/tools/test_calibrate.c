@@ -62,9 +62,12 @@ static int make_text(void **state)
 static int remove_text(void **state)
 {
     (void)state;
-    scratch report = {0};
-    snprintf(report.folder, sizeof(report.folder), "%.240s/other", folder.folder);
-    scratch_close(&report);
+    static const char *const reports[] = {"other", "report"};
+    for (size_t i = 0; i < sizeof(reports) / sizeof(reports[0]); i++) {
+        scratch report = {0};
+        snprintf(report.folder, sizeof(report.folder), "%.240s/%s", folder.folder, reports[i]);
+        scratch_close(&report);
+    }
     scratch_close(&folder);
     return 0;
 }
@@ -105,8 +108,9 @@ static void by_loss_with_a_report(void **state)
     (void)state;
     char path[PATH_ROOM + 32];
     expect(0, run_command("calibrate --text %s --objective loss --anchors 2 --prompts 1 --length 400 --search-texts 1 "
-                          "--held-out 1 --values 2 --topk-min 32 --topk-round 16 --normalizer estimated --each "
-                          "--report %s -o %s", text, other, plan), "<- kept");
+                          "--finalists 2 --held-out 1 --held-out-length 600 --values 2 --topk-min 32 --topk-round 16 "
+                          "--normalizer estimated --each --report %s --threads 1 -o %s", text, other, plan),
+           "<- kept");
     expect(0, run_command("plan check %s", plan), "");
     cJSON *root = read_plan(plan);
     assert_string_equal(cJSON_GetObjectItem(root, "normalizer")->valuestring, "estimated");
@@ -124,7 +128,7 @@ static void by_loss_with_a_report(void **state)
     snprintf(path, sizeof(path), "%s/calibration.html", other);
     char *page = read_whole(path);
     assert_non_null(page);
-    static const char *const parts[] = {"<svg", "Importance", "Sparsity", "Quality against the number", "top-k fraction",
+    static const char *const parts[] = {"<svg", "Importance of the layers", "Sparsity of the layers", "Quality against the number", "top-k fraction",
                                         "Head map", "</html>"};
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
         if (!strstr(page, parts[i]))
@@ -151,6 +155,52 @@ static void automatic(void **state)
     cJSON_Delete(root);
 }
 
+/* The fewest anchors that keep what they must: the last of the table, and no other. */
+static uint32_t expect_fewest(cJSON *root, double max_loss, double min_recall)
+{
+    cJSON *plans = cJSON_GetObjectItem(root, "plans");
+    const int count = cJSON_GetArraySize(plans);
+    const double recall = cJSON_GetObjectItem(cJSON_GetObjectItem(root, "dense"), "recall")->valuedouble;
+    assert_int_equal(cJSON_GetObjectItem(root, "chosen")->valueint, count - 1);
+    for (int i = 0; i < count; i++) {
+        cJSON *row = cJSON_GetArrayItem(plans, i);
+        const bool keeps = cJSON_GetObjectItem(row, "change")->valuedouble <= max_loss &&
+                           cJSON_GetObjectItem(row, "recall")->valuedouble >= min_recall * recall;
+        assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(row, "anchors")), i + 1);
+        assert_int_equal(keeps, i == count - 1);
+    }
+    return (uint32_t)count;
+}
+
+static void automatic_by_loss(void **state)
+{
+    (void)state;
+    const command_result *result =
+        run_command("calibrate --text %s --objective loss --prompts 1 --length 300 --search-texts 1 --finalists 1 "
+                    "--held-out 1 --held-out-length 600 --values 2 --topk-min 32 --topk-round 16 --max-loss 60%% "
+                    "--threads 1 --json -o %s", text, plan);
+    cJSON *root = cJSON_Parse(result->output);
+    if (!root)
+        fail_msg("no JSON: %s", result->output);
+    /* One anchor forgets the values. */
+    assert_in_range(expect_fewest(root, 0.6, 1), 2, 6);
+    cJSON_Delete(root);
+    expect(0, run_command("plan check %s", plan), "");
+}
+
+/* Where nothing is good enough, the table goes on to all layers, and the command says so. */
+static void every_layer_an_anchor(void **state)
+{
+    (void)state;
+    expect(0, run_command("calibrate --text %s --objective similarity --prompts 1 --length 300 --held-out 1 "
+                          "--held-out-length 600 --values 2 --topk-min 16 --topk-round 16 --max-loss 0 --threads 1 -o %s",
+                          text, plan),
+           "no number of anchors keeps the loss within 0%");
+    cJSON *root = read_plan(plan);
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(root, "anchors")), 12);
+    cJSON_Delete(root);
+}
+
 static void misuse(void **state)
 {
     (void)state;
@@ -171,28 +221,43 @@ static void misuse(void **state)
     expect(3, run_command("calibrate --model %s --text %s -o %s", other, text, plan), other);
     expect(4, run_command("calibrate --text %s -o %s --device cuda:99", text, plan), "cuda");
     assert_false(exists(plan));
-    expect(3, run_command("calibrate --text %s --objective similarity --anchors 1 --prompts 1 --length 64 -o %s/no/p.json",
-                          text, other), "p.json");
+    expect(3, run_command("calibrate --text %s -o %s/no/p.json", text, other), "p.json");
+    expect(3, run_command("calibrate --text %s -o %s --report %s/report", text, plan, text), "report");
 }
 
-/* A run that is interrupted leaves neither a plan nor a part of one. */
+/* A run that is interrupted leaves the plan that was there, and nothing beside it. */
 static void interrupted(void **state)
 {
     (void)state;
-    char line[4 * PATH_ROOM];
-    unlink(plan);
-    snprintf(line, sizeof(line),
-             "timeout -s INT 1 %s calibrate --text %s --prompts 1 --length 2000 --search-texts 2 --values 2 --anchors 12 "
-             "-o %s >/dev/null 2>&1", KASCADE_COMMAND, text, plan);
-    assert_int_not_equal(system(line), 0);
-    assert_false(exists(plan));
+    enum { TIMED_OUT = 124 };
+    static const char *const ends[] = {"INT 0.3", "TERM 1", "INT 1.5"};
+    static const char earlier[] = "an earlier plan\n";
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+        char line[4 * PATH_ROOM];
+        FILE *file = fopen(plan, "w");
+        assert_true(fputs(earlier, file) >= 0 && fclose(file) == 0);
+        snprintf(line, sizeof(line),
+                 "timeout -s %s %s calibrate --text %s --prompts 2 --length 1000 --held-out 1 --held-out-length 1500 "
+                 "--values 2 --anchors 12 --report %s -o %s >/dev/null 2>&1",
+                 ends[i], KASCADE_COMMAND, text, scratch_path(&folder, "report"), plan);
+        const int code = system(line);
+        assert_true(WIFEXITED(code));
+        assert_int_equal(WEXITSTATUS(code), TIMED_OUT);
+        char *found = read_whole(plan);
+        assert_string_equal(found, earlier);
+        free(found);
+        snprintf(line, sizeof(line), "ls %s %s/report | grep -E 'part|calibration'", folder.folder, folder.folder);
+        assert_int_not_equal(system(line), 0);
+    }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(by_similarity), cmocka_unit_test(by_loss_with_a_report), cmocka_unit_test(automatic),
-        cmocka_unit_test(misuse),        cmocka_unit_test(interrupted),
+        cmocka_unit_test(by_similarity),     cmocka_unit_test(by_loss_with_a_report),
+        cmocka_unit_test(automatic),         cmocka_unit_test(automatic_by_loss),
+        cmocka_unit_test(every_layer_an_anchor),
+        cmocka_unit_test(misuse),            cmocka_unit_test(interrupted),
     };
     return cmocka_run_group_tests(tests, make_text, remove_text);
 }

@@ -58,6 +58,11 @@ void quality_texts_release(quality_texts *set)
     set->texts = NULL;
 }
 
+double quality_texts_cost(const quality_texts *set)
+{
+    return set->count * pow(set->length, 1.5);
+}
+
 kas_status quality_measure(const quality_texts *set, const kas_plan *plan, quality *found)
 {
     return read_texts(set, LM_ATTENTION_PLAN, plan, found);

@@ -34,6 +34,9 @@ void quality_texts_release(quality_texts *set);
 /* Bytes of text that such a set takes. */
 uint64_t quality_texts_bytes(const lm_model *model, uint32_t count, uint32_t length, uint32_t values);
 
+/* How long a reading takes against another's: between linear in the length, as layers are, and attention's square. */
+double quality_texts_cost(const quality_texts *set);
+
 /* Reads every text with the plan. Blocks. */
 kas_status quality_measure(const quality_texts *set, const kas_plan *plan, quality *found);
 

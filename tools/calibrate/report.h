@@ -39,7 +39,10 @@ typedef struct report {
 /* For cJSON_Delete; NULL when memory is exhausted. */
 cJSON *report_json(const report *of);
 
-/* Writes calibration.json and calibration.html into a folder, which is made when it is not there. Errors: IO. */
+/* Makes the folder where it is not there, and sees that files can be written into it. Errors: IO. */
+kas_status report_make_folder(const char *folder);
+
+/* Writes calibration.json and calibration.html into such a folder. Errors: IO. */
 kas_status report_write(const report *of, const char *folder);
 
 #endif

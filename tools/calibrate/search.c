@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Sets of anchors of one count that grow into those of the next: the best may be two layers away from the best there. */
+#define PARENTS 3
 /* A head map row is exchanged for a gain that is more than noise. */
 #define LEAST_MAP_GAIN 2e-4
 
@@ -12,7 +14,9 @@
 typedef struct trial {
     uint32_t count;
     uint32_t *anchors;
-    double loss;
+    double loss;       /* on the short texts */
+    bool final;        /* whether it has read the long ones */
+    double final_loss;
 } trial;
 
 struct search {
@@ -21,7 +25,6 @@ struct search {
     uint32_t count;    /* anchors of the best set so far */
     uint32_t *anchors; /* [layers] */
     uint32_t *trying;  /* [layers] */
-    uint32_t readings;
     trial *trials;
     uint32_t trial_count, room;
 };
@@ -56,20 +59,22 @@ void search_end(search *made)
     free(made);
 }
 
-uint32_t search_trials(uint32_t layers, uint32_t count)
+double search_cost(const search_desc *desc, uint32_t count)
 {
-    uint32_t sum = 1;
-    for (uint32_t k = 2; k <= count; k++)
-        sum += layers - k + 1 + 1 + 2 * (k - 1) + 2 * (layers - k);
-    return sum;
+    const double layers = desc->wish.layers, parents = count > 2 ? PARENTS : 1;
+    const double added = parents * (layers - count + 1), moved = 2.0 * (count - 1);
+    const double rows = 2 * (layers - count);
+    const double finals = desc->finals ? (desc->finalists + 1) * quality_texts_cost(desc->finals) : 0;
+    return (count == 1 ? 1 : added + 1 + moved + rows) * quality_texts_cost(desc->texts) + finals;
 }
 
 /* ---- Reading ---------------------------------------------------------------------------------------------------- */
 
 static kas_status make_plan(const search *s, const uint32_t *anchors, uint32_t count, const uint32_t *head_map,
-                            kas_plan **plan)
+                            double fraction, kas_plan **plan)
 {
     kas_plan_desc wish = s->desc.wish;
+    wish.topk.fraction = fraction;
     wish.anchors = anchors;
     wish.anchor_count = count;
     wish.head_map = head_map;
@@ -77,15 +82,34 @@ static kas_status make_plan(const search *s, const uint32_t *anchors, uint32_t c
     return KAS_OK;
 }
 
-static kas_status read_plan(search *s, const kas_plan *plan, double *loss)
+static kas_status read_plan(const search *s, const quality_texts *texts, const kas_plan *plan, double *loss)
 {
     quality found;
-    TOOL_TRY(quality_measure(s->desc.texts, plan, &found));
-    *loss = quality_loss(s->desc.texts, &found);
-    s->readings++;
+    TOOL_TRY(quality_measure(texts, plan, &found));
+    *loss = quality_loss(texts, &found);
+    if (isnan(*loss)) /* worse than any that is a number */
+        *loss = INFINITY;
     if (s->desc.progress)
-        s->desc.progress(s->desc.progress_user, s->readings, *loss);
+        s->desc.progress(s->desc.progress_user, quality_texts_cost(texts));
     return KAS_OK;
+}
+
+/* Where a plan forgets on the long texts, it does on the short ones with a fraction as much smaller as they are. */
+static double short_fraction(const search *s)
+{
+    const double fraction = s->desc.wish.topk.fraction;
+    return s->desc.finals ? fraction * s->desc.texts->length / s->desc.finals->length : fraction;
+}
+
+static kas_status read_anchors(const search *s, const quality_texts *texts, const uint32_t *anchors, uint32_t count,
+                               double *loss)
+{
+    const double fraction = texts == s->desc.texts ? short_fraction(s) : s->desc.wish.topk.fraction;
+    kas_plan *plan;
+    TOOL_TRY(make_plan(s, anchors, count, NULL, fraction, &plan));
+    kas_status status = read_plan(s, texts, plan, loss);
+    kas_plan_destroy(plan);
+    return status;
 }
 
 static const trial *find_trial(const search *s, const uint32_t *anchors, uint32_t count)
@@ -122,11 +146,8 @@ static kas_status try_anchors(search *s, const uint32_t *anchors, uint32_t count
         *loss = known->loss;
         return KAS_OK;
     }
-    kas_plan *plan;
-    TOOL_TRY(make_plan(s, anchors, count, NULL, &plan));
-    kas_status status = read_plan(s, plan, loss);
-    kas_plan_destroy(plan);
-    return status == KAS_OK ? keep_trial(s, anchors, count, *loss) : status;
+    TOOL_TRY(read_anchors(s, s->desc.texts, anchors, count, loss));
+    return keep_trial(s, anchors, count, *loss);
 }
 
 /* ---- Anchors ---------------------------------------------------------------------------------------------------- */
@@ -147,18 +168,27 @@ static kas_status consider(search *s, const uint32_t *anchors, uint32_t count, b
     return KAS_OK;
 }
 
-/* The last set with `layer` in its place; false when it is an anchor already. */
-static bool with_layer(const search *s, uint32_t layer, uint32_t *anchors)
+/* The `count` anchors of `set` and `layer`; false when it is one of them already. */
+static bool with_layer(const uint32_t *set, uint32_t count, uint32_t layer, uint32_t *anchors)
 {
     uint32_t at = 0, used = 0;
-    for (; at < s->count && s->anchors[at] < layer; at++)
-        anchors[used++] = s->anchors[at];
-    if (at < s->count && s->anchors[at] == layer)
+    for (; at < count && set[at] < layer; at++)
+        anchors[used++] = set[at];
+    if (at < count && set[at] == layer)
         return false;
     anchors[used++] = layer;
-    for (; at < s->count; at++)
-        anchors[used++] = s->anchors[at];
+    for (; at < count; at++)
+        anchors[used++] = set[at];
     return true;
+}
+
+/* Every layer added to a set of the last count. */
+static kas_status grow(search *s, const uint32_t *set, best_set *best)
+{
+    for (uint32_t layer = 1; layer < s->layers; layer++)
+        if (with_layer(set, s->count, layer, s->trying))
+            TOOL_TRY(consider(s, s->trying, s->count + 1, best));
+    return KAS_OK;
 }
 
 static kas_status consider_similar(search *s, uint32_t count, best_set *best)
@@ -196,6 +226,40 @@ static kas_status move_anchors(search *s, uint32_t count, best_set *best)
     return KAS_OK;
 }
 
+/* Whether a set did better: on the long texts where both have read them, which those do that are good on the short. */
+static bool is_better(const trial *a, const trial *b)
+{
+    if (a->final != b->final)
+        return a->final;
+    return a->final ? a->final_loss < b->final_loss : a->loss < b->loss;
+}
+
+/* The best set of `count` anchors that is worse than `than` (NULL: of all); NULL: there is none. */
+static const trial *next_best(const search *s, uint32_t count, const trial *than)
+{
+    const trial *best = NULL;
+    for (uint32_t i = 0; i < s->trial_count; i++) {
+        const trial *of = &s->trials[i];
+        if (of->count == count && of != than && (!than || is_better(than, of)) && (!best || is_better(of, best)))
+            best = of;
+    }
+    return best;
+}
+
+/* Trying a set may move the trials: a parent is found anew by its rank. */
+static kas_status grow_parents(search *s, best_set *best)
+{
+    for (uint32_t rank = 0; rank < PARENTS; rank++) {
+        const trial *parent = next_best(s, s->count, NULL);
+        for (uint32_t i = 0; parent && i < rank; i++)
+            parent = next_best(s, s->count, parent);
+        if (!parent)
+            break;
+        TOOL_TRY(grow(s, parent->anchors, best));
+    }
+    return KAS_OK;
+}
+
 static kas_status find_anchors(search *s, best_set *best)
 {
     const uint32_t count = s->count + 1;
@@ -203,11 +267,39 @@ static kas_status find_anchors(search *s, best_set *best)
         s->trying[0] = 0;
         TOOL_TRY(consider(s, s->trying, 1, best));
     }
-    for (uint32_t layer = 1; s->count > 0 && layer < s->layers; layer++)
-        if (with_layer(s, layer, s->trying))
-            TOOL_TRY(consider(s, s->trying, count, best));
+    TOOL_TRY(grow_parents(s, best));
     TOOL_TRY(consider_similar(s, count, best));
-    return move_anchors(s, count, best);
+    return isinf(best->loss) ? KAS_OK : move_anchors(s, count, best);
+}
+
+/* The trial of `count` anchors with the least loss among those that have not read the long texts; NULL: none is left. */
+static trial *next_finalist(search *s, uint32_t count)
+{
+    trial *best = NULL;
+    for (uint32_t i = 0; i < s->trial_count; i++) {
+        trial *of = &s->trials[i];
+        if (of->count == count && !of->final && (!best || of->loss < best->loss))
+            best = of;
+    }
+    return best;
+}
+
+/* The set that loses least on the long texts takes the place of the one that does on the short texts. */
+static kas_status find_final(search *s, uint32_t count, best_set *best)
+{
+    best->loss = INFINITY;
+    for (uint32_t i = 0; i < s->desc.finalists; i++) {
+        trial *of = next_finalist(s, count);
+        if (!of)
+            break;
+        of->final = true;
+        TOOL_TRY(read_anchors(s, s->desc.finals, of->anchors, count, &of->final_loss));
+        if (of->final_loss < best->loss) {
+            best->loss = of->final_loss;
+            memcpy(best->anchors, of->anchors, count * sizeof(*best->anchors));
+        }
+    }
+    return KAS_OK;
 }
 
 /* ---- Head maps --------------------------------------------------------------------------------------------------- */
@@ -231,8 +323,8 @@ static kas_status try_row(search *s, uint32_t *map, uint32_t layer, const uint32
     memcpy(own, row, bytes);
     kas_plan *plan;
     double found;
-    TOOL_TRY(make_plan(s, s->anchors, s->count, map, &plan));
-    kas_status status = read_plan(s, plan, &found);
+    TOOL_TRY(make_plan(s, s->anchors, s->count, map, short_fraction(s), &plan));
+    kas_status status = read_plan(s, s->desc.texts, plan, &found);
     kas_plan_destroy(plan);
     if (status == KAS_OK && found < *loss - LEAST_MAP_GAIN)
         *loss = found;
@@ -278,11 +370,48 @@ static kas_status refine_map(search *s, kas_plan **plan, double *loss)
     if (status == KAS_OK)
         status = refine_rows(s, map, theirs.head_map, loss);
     if (status == KAS_OK)
-        status = make_plan(s, s->anchors, s->count, map, plan);
+        status = make_plan(s, s->anchors, s->count, map, s->desc.wish.topk.fraction, plan);
     free(map);
     kas_plan_destroy(own);
     kas_plan_destroy(other);
     return status;
+}
+
+/* The refined map where the long texts bear out what the short ones promised of it; `loss` is that of the plain map. */
+static kas_status choose_map(search *s, kas_plan **plan, double *loss)
+{
+    const double plain = find_trial(s, s->anchors, s->count)->loss;
+    double refined = plain, final;
+    kas_plan *made;
+    TOOL_TRY(refine_map(s, &made, &refined));
+    kas_status status = KAS_OK;
+    if (!s->desc.finals) {
+        *loss = refined;
+    } else if (refined < plain) {
+        status = read_plan(s, s->desc.finals, made, &final);
+        if (status == KAS_OK && final <= *loss) {
+            *loss = final;
+        } else {
+            kas_plan_destroy(made);
+            return status == KAS_OK ? make_plan(s, s->anchors, s->count, NULL, s->desc.wish.topk.fraction, plan)
+                                    : status;
+        }
+    }
+    *plan = made;
+    return status;
+}
+
+static kas_status choose_anchors(search *s, best_set *best)
+{
+    const uint32_t count = s->count + 1;
+    TOOL_TRY(find_anchors(s, best));
+    if (s->desc.finals)
+        TOOL_TRY(find_final(s, count, best));
+    if (isinf(best->loss))
+        return tool_fail(KAS_ERROR_FORMAT, "no plan of %u anchors has a loss that is a number", count);
+    s->count = count;
+    memcpy(s->anchors, best->anchors, count * sizeof(*s->anchors));
+    return KAS_OK;
 }
 
 kas_status search_next(search *made, kas_plan **plan, double *loss)
@@ -292,14 +421,10 @@ kas_status search_next(search *made, kas_plan **plan, double *loss)
     best_set best = {.anchors = malloc(made->layers * sizeof(*best.anchors)), .loss = INFINITY};
     if (!best.anchors)
         return tool_fail_memory();
-    kas_status status = find_anchors(made, &best);
-    if (status == KAS_OK && isinf(best.loss))
-        status = tool_fail(KAS_ERROR_FORMAT, "no plan of %u anchors has a loss that is a number", made->count + 1);
+    kas_status status = choose_anchors(made, &best);
     if (status == KAS_OK) {
-        made->count++;
-        memcpy(made->anchors, best.anchors, made->count * sizeof(*best.anchors));
         *loss = best.loss;
-        status = refine_map(made, plan, loss);
+        status = choose_map(made, plan, loss);
     }
     free(best.anchors);
     return status;
