@@ -54,9 +54,15 @@ static uint32_t plain_tiles(const kas_work *work)
     return kas_min_u32(work->tiles, kas_max_u32(1, work->session->context->info.max_group_count[0] / 8));
 }
 
+/* Pieces are of like size, because a small last one would leave the device idle, and of whole query blocks of lse. */
 uint32_t kas_work_chunk_tiles(const kas_work *work, uint32_t tiles)
 {
-    return kas_min_u32(plain_tiles(work), scored_tiles(work, tiles));
+    const kas_variant *lse = work->session->kernels[KAS_OP_LSE].variant;
+    uint32_t tile = work->session->block.tile;
+    uint32_t unit = lse && lse->block_queries > tile ? lse->block_queries / tile : 1;
+    uint32_t most = kas_min_u32(plain_tiles(work), scored_tiles(work, tiles));
+    uint32_t pieces = kas_max_u32(1, (uint32_t)kas_div_up(work->tiles, most));
+    return kas_min_u32(most, (uint32_t)kas_round_up(kas_div_up(work->tiles, pieces), unit));
 }
 
 /* ---- Prefill ----------------------------------------------------------------------------------------------------- */
