@@ -505,11 +505,59 @@ static const loaded_function *choose_function(const kas_backend_kernel *kernel, 
     return &kernel->functions[i];
 }
 
+/* kas_key_maps of kernels/wgmma.cuh. */
+typedef struct key_maps {
+    CUtensorMap k, v;
+    uint32_t present;
+} key_maps;
+
+/* A contiguous cache tensor of the launch's sequences. */
+typedef struct cache_tensor {
+    CUdeviceptr slot;
+    uint64_t size; /* bytes bound */
+    uint32_t base, stride_seq, stride_token, stride_head;
+} cache_tensor;
+
+/*
+ * Describes tiles of 128 keys and half a row of 128 elements of 16 bits. false: the engine or the driver does not take
+ * this tensor. How many kv heads there are follows from what is bound. Called with the context current.
+ */
+static bool map_tensor(const cache_tensor *tensor, uint32_t keys, uint32_t sequences, CUtensorMap *map)
+{
+    enum { HEAD_DIM = 128, KEYS = 128, ELEMENT = 2, RANK = 4 };
+    const uint64_t seq = tensor->stride_seq, token = tensor->stride_token, head = tensor->stride_head;
+    const uint64_t before = (sequences - 1) * seq + (keys - 1) * token + tensor->base + HEAD_DIM;
+    const uint64_t elements = tensor->size / ELEMENT;
+    if (!kas_cuda.tensor_map || keys == 0 || before > elements || head == 0)
+        return false;
+    const uint64_t extents[RANK] = {HEAD_DIM, keys, (elements - before) / head + 1, sequences};
+    const uint64_t strides[RANK - 1] = {token * ELEMENT, head * ELEMENT, (sequences > 1 ? seq : HEAD_DIM) * ELEMENT};
+    const uint32_t box[RANK] = {HEAD_DIM / 2, KEYS, 1, 1}, steps[RANK] = {1, 1, 1, 1};
+    void *base = (void *)(uintptr_t)(tensor->slot + (uint64_t)tensor->base * ELEMENT);
+    return kas_cuda.tensor_map(map, CU_TENSOR_MAP_DATA_TYPE_UINT16, RANK, base, extents, strides, box, steps,
+                               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                               CU_TENSOR_MAP_L2_PROMOTION_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* The maps of a launch's keys and, where they are bound, values; absent where the cache is paged. */
+static void map_keys(const kas_launch *work, const CUdeviceptr *slots, key_maps *maps)
+{
+    const kas_call *call = &work->call;
+    const cache_tensor k = {slots[KAS_SLOT_K], work->bindings[KAS_SLOT_K].size, call->k_base, call->k_stride_seq,
+                            call->k_stride_token, call->k_stride_head};
+    const cache_tensor v = {slots[KAS_SLOT_V], work->bindings[KAS_SLOT_V].size, call->v_base, call->v_stride_seq,
+                            call->v_stride_token, call->v_stride_head};
+    maps->present = !(call->flags & KAS_CALL_PAGED) && map_tensor(&k, call->keys, work->grid[2], &maps->k) &&
+                    (!v.slot || map_tensor(&v, call->keys, work->grid[2], &maps->v));
+}
+
 static kas_status launch(kas_backend_stream *stream, const kas_launch *work)
 {
+    const kas_cuda_code *code = work->variant->code;
     kas_call call = work->call;
     CUdeviceptr slots[KAS_SLOT_COUNT];
-    void *arguments[] = {&call, slots};
+    key_maps maps = {0};
+    void *arguments[] = {&call, slots, &maps}; /* as many as the kernel has are read */
     for (uint32_t i = 0; i < KAS_SLOT_COUNT; i++) {
         const kas_binding *binding = &work->bindings[i];
         slots[i] = binding->buffer ? binding->buffer->pointer + binding->offset : 0;
@@ -517,6 +565,8 @@ static kas_status launch(kas_backend_stream *stream, const kas_launch *work)
     uint32_t blocks;
     const loaded_function *function = choose_function(work->kernel, work, &blocks);
     KAS_TRY(enter(stream->context));
+    if (code->key_maps)
+        map_keys(work, slots, &maps);
     return leave(stream->context,
                  kas_cuda.launch(function->handle, work->grid[0] * blocks, work->grid[1], work->grid[2],
                                  function->shape.threads, 1, 1, function->shape.shared, stream->handle, arguments, NULL),

@@ -57,6 +57,7 @@ typedef struct kas_cuda_code {
     const char *few; /* the kernel of launches whose work groups, `blocks` thread blocks each along x, leave most of the
                         device idle otherwise; NULL: none */
     uint16_t blocks;
+    bool key_maps; /* kernels take a third argument, kas_key_maps in kernels/wgmma.cuh */
 } kas_cuda_code;
 
 #define KAS_CUDA_VARIANT_COUNT 30

@@ -16,6 +16,11 @@ typedef struct CUfunc_st *CUfunction;
 typedef struct CUstream_st *CUstream;
 typedef struct CUevent_st *CUevent;
 
+/* What the tensor copy engine is told about a tensor: made by the driver, opaque. */
+typedef struct CUtensorMap {
+    _Alignas(64) uint64_t words[16];
+} CUtensorMap;
+
 enum {
     CUDA_SUCCESS = 0,
     CUDA_ERROR_OUT_OF_MEMORY = 2,
@@ -35,6 +40,14 @@ enum {
     CUDA_ERROR_INVALID_ADDRESS_SPACE = 717,
     CUDA_ERROR_INVALID_PC = 718,
     CUDA_ERROR_LAUNCH_FAILED = 719
+};
+
+enum {
+    CU_TENSOR_MAP_DATA_TYPE_UINT16 = 1,
+    CU_TENSOR_MAP_INTERLEAVE_NONE = 0,
+    CU_TENSOR_MAP_SWIZZLE_128B = 3,
+    CU_TENSOR_MAP_L2_PROMOTION_256B = 3,
+    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0
 };
 
 enum {
@@ -91,9 +104,16 @@ enum {
       (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,     \
        unsigned block_z, unsigned shared, CUstream stream, void **arguments, void **extra))
 
+/* Entry points that a driver may lack: NULL then. */
+#define KAS_CUDA_OPTIONAL_ENTRIES(X)                                                                                   \
+    X(tensor_map, "cuTensorMapEncodeTiled",                                                                            \
+      (CUtensorMap *map, int type, uint32_t rank, void *base, const uint64_t *extents, const uint64_t *strides,        \
+       const uint32_t *box, const uint32_t *steps, int interleave, int swizzle, int promotion, int fill))
+
 typedef struct kas_cuda_driver {
 #define KAS_CUDA_FIELD(field, symbol, arguments) CUresult(*field) arguments;
     KAS_CUDA_ENTRIES(KAS_CUDA_FIELD)
+    KAS_CUDA_OPTIONAL_ENTRIES(KAS_CUDA_FIELD)
 #undef KAS_CUDA_FIELD
 } kas_cuda_driver;
 

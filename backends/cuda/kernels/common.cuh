@@ -214,23 +214,33 @@ KAS_CU kas_keys kas_keys_listed(const kas_work &w, const kas_sequence &s, const 
     return keys;
 }
 
+/* What the list says of entry e, unchecked; a load that may be started well before the position is needed. */
+KAS_CU kas_u32 kas_key_entry(const kas_keys &keys, kas_u32 e)
+{
+    return e < keys.listed && keys.list != nullptr ? (kas_u32)keys.list[e] : 0u;
+}
+
 /*
- * Position of entry e, KAS_ABSENT for none. Lists of the session's own are checked as well as a caller's: nothing that
- * lies in their memory may lead out of a buffer.
+ * Position of entry e, of which the list says `entry`; KAS_ABSENT for none. Lists of the session's own are checked as
+ * well as a caller's: nothing that lies in their memory may lead out of a buffer.
  */
-KAS_CU kas_u32 kas_key_position(const kas_work &w, const kas_keys &keys, kas_u32 e)
+KAS_CU kas_u32 kas_key_position(const kas_work &w, const kas_keys &keys, kas_u32 e, kas_u32 entry)
 {
     if (e >= keys.listed)
         return keys.start + (e - keys.listed);
     if (keys.list == nullptr)
         return e;
-    kas_u32 position = (kas_u32)keys.list[e];
-    if (position >= keys.bound) {
-        if (position != KAS_ABSENT)
+    if (entry >= keys.bound) {
+        if (entry != KAS_ABSENT)
             kas_report(w, KAS_STATUS_LIST);
         return KAS_ABSENT;
     }
-    return position;
+    return entry;
+}
+
+KAS_CU kas_u32 kas_key_position(const kas_work &w, const kas_keys &keys, kas_u32 e)
+{
+    return kas_key_position(w, keys, e, kas_key_entry(keys, e));
 }
 
 /* Where the rows of k and v of one (sequence, kv head) lie. */
