@@ -8,14 +8,11 @@
 #include "cluster_select.cuh"
 
 #define ANCHOR_KEYS 16384u /* of a split: team_keys of the row */
-#ifndef ANCHOR_WARPS
-#define ANCHOR_WARPS 8
-#endif
 #define ANCHOR_ROWS 128u   /* query rows of a kv head: max_group of the row times KAS_MAX_DECODE_QUERIES */
 
 template <class T, int D, int M> struct anchor_shape {
     /* Eight warps choose sooner; with 32 query rows they would want more registers than there are. */
-    static constexpr int warps = M == 1 ? ANCHOR_WARPS : 4;
+    static constexpr int warps = M == 1 ? 8 : 4;
     typedef split_shape<T, D, M, SPLIT_LOGITS, warps> logits;
     typedef split_shape<T, D, M, SPLIT_STORED, warps> listed;
     static constexpr int threads = logits::threads;
@@ -114,17 +111,21 @@ KAS_CU void anchor_choose_all(const kas_tile &t, kas_i32 *list)
         list[j] = (kas_i32)j;
 }
 
-/* Nobody reads the block's logits any more: what the second cache still holds of them need not go to memory. */
+/*
+ * Nobody reads the block's logits any more: what the second cache still holds of them need not go to memory. A line that
+ * is discarded must begin at a multiple of 128 bytes, which the caller's scratch need not.
+ */
 KAS_CU void anchor_discard(const kas_work &w, const kas_sequence &s)
 {
     const split_range range = split_range_of(w, blockIdx.x, s.keys);
-    const kas_u32 rows = kas_session_of(w).group * w.call.queries;
-    for (kas_u32 row = 0; row < rows && row % w.call.queries < s.queries; row++) {
-        const float *line = kas_slot<const float>(w, KAS_SLOT_LOGITS) +
-                            kas_query_row_index(w, gridDim.y, blockIdx.y, row) * w.call.score_stride;
+    const float *logits = kas_slot<const float>(w, KAS_SLOT_LOGITS) +
+                          kas_query_row_index(w, gridDim.y, blockIdx.y, 0u) * w.call.score_stride;
+    if ((kas_u64)logits % 128u != 0u)
+        return;
+    for (kas_u32 row = 0; row < kas_session_of(w).group * w.call.queries; row++)
         for (kas_u32 e = range.begin + threadIdx.x * 32u; e < range.end; e += blockDim.x * 32u)
-            asm volatile("discard.global.L2 [%0], 128;" ::"l"(line + e) : "memory");
-    }
+            asm volatile("discard.global.L2 [%0], 128;" ::"l"(logits + (kas_u64)row * w.call.score_stride + e)
+                         : "memory");
 }
 
 /* Attention over the list and the own keys. */

@@ -14,9 +14,6 @@
 enum split_mode { SPLIT_DENSE, SPLIT_LISTED, SPLIT_LOGITS, SPLIT_STORED };
 
 #define SPLIT_KEYS 16u
-#ifndef SPLIT_ONCE
-#define SPLIT_ONCE true
-#endif
 
 template <class Type, int HEAD_DIM, int ROW_TILES, split_mode MODE, int WARPS = (HEAD_DIM > 128 ? 2 : 4)>
 struct split_shape {
@@ -111,8 +108,7 @@ template <class S>
 KAS_CU void split_load(const kas_work &w, split_stream<S> &stream, kas_u32 step, kas_u32 stage, kas_u32 first_row)
 {
     const kas_u32 target = kas_shared_address(split_stage<S>(stream, stage));
-    const kas_u32 present =
-        kas_load_keys<SPLIT_ONCE>(stream.source, target, target + SPLIT_KEYS * row_layout<S::D>::pitch);
+    const kas_u32 present = kas_load_keys<true>(stream.source, target, target + SPLIT_KEYS * row_layout<S::D>::pitch);
     if (S::stored)
         split_load_logits<S>(w, stream, target + S::logits_at, first_row);
     if (threadIdx.x % 32 == 0)
