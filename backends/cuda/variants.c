@@ -76,6 +76,11 @@ const kas_variant kas_cuda_variants[] = {
     {.name = "logits_generic", .op = KAS_OP_LOGITS, ANY_SHAPE, .code = GENERIC_CODE(logits)},
     {.name = "pool_generic", .op = KAS_OP_POOL, ANY_SHAPE, .block_keys = 4096,
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_pool, "pool_generic"}},
+    /* With two blocks a multiprocessor every GPC has room for a cluster of sixteen. */
+    {.name = "anchor_cluster", .op = KAS_OP_ANCHOR, TUNED_DTYPES, .min_head_dim = 64, .max_head_dim = 128,
+     .head_dim_step = 64, .max_group = 16, .needs = KAS_FEATURE_WGMMA, .team = 16, .team_keys = 16384,
+     .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_anchor_cluster, "anchor_cluster", true, {64, 128}, {16, 32},
+                                    .team = true}},
     {.name = "mass_generic", .op = KAS_OP_MASS, ANY_SHAPE,
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_mass, "mass_generic"}},
 };

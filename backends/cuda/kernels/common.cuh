@@ -27,6 +27,17 @@ struct kas_work {
 };
 
 /*
+ * From sm_90 on the host launches kernels before those they follow have ended (see launch in backend.c): here they wait
+ * until all of that is done and visible, and allow the same to the next one.
+ */
+KAS_CU void kas_wait_for_predecessor()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/*
  * KAS_CUDA_KERNEL(name, threads, blocks, shared, body<...>) defines the kernel `name`, which runs body(work, memory) on
  * `threads` threads with `shared` bytes of dynamic memory, at least `blocks` of them a multiprocessor, and the constant
  * that tells the host so.
@@ -38,6 +49,7 @@ struct kas_work {
     {                                                                                                                  \
         extern __shared__ __align__(1024) unsigned char memory[];                                                      \
         const kas_work work = {call, slots};                                                                           \
+        kas_wait_for_predecessor();                                                                                    \
         __VA_ARGS__(work, memory);                                                                                     \
     }
 

@@ -228,6 +228,7 @@ template <class T, class A, class B> KAS_CU void kas_wgmma_product(float c[16][4
     {                                                                                                                  \
         extern __shared__ __align__(1024) unsigned char memory[];                                                      \
         const kas_work work = {call, slots};                                                                           \
+        kas_wait_for_predecessor();                                                                                    \
         __VA_ARGS__(work, maps, memory);                                                                               \
     }
 

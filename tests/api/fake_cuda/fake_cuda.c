@@ -81,10 +81,7 @@ FAKE(cuModuleGetFunction, (void **function, void *module, const char *name), (vo
 FAKE(cuModuleGetGlobal_v2, (pointer * at, size_t *bytes, void *module, const char *name), (void)module; (void)name;
      static unsigned shape[2] = {128, 1024}; *at = (pointer)(size_t)shape; *bytes = sizeof(shape))
 FAKE(cuFuncSetAttribute, (void *function, int attribute, int value), (void)function; (void)attribute; (void)value)
-FAKE(cuLaunchKernel,
-     (void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-      void *stream, void **arguments, void **extra),
-     (void)gx; (void)gy; (void)gz; (void)bx; (void)by; (void)bz; (void)shared; (void)stream; (void)extra;
+FAKE(cuLaunchKernelEx, (const void *config, void *function, void **arguments, void **extra), (void)config; (void)extra;
      if (function == &takes_maps) memcpy(&fake_cuda_maps, (char *)arguments[2] + 2 * MAP_BYTES, sizeof(fake_cuda_maps));
      if (is("lost")) lost = ILLEGAL_ADDRESS; return 0)
 FAKE(cuTensorMapEncodeTiled,
