@@ -37,6 +37,9 @@
  *               and partial sums.
  * pool          x key block (block_keys), y active rows. Decode: logits and partial sums to pooled scores.
  * mass          x tile, y active rows. Sums of a tile's scores over the tile's list of every row, and over all candidates.
+ * anchor        x split of the keys, y active rows. Decode: what logits, pool and select make and, with KAS_CALL_OUT (all
+ *               rows are active then), what sparse_split and merge make of it. The splits of a (sequence, row) run
+ *               together as a team and wait for each other. Optional: without a row the operations above do it.
  *
  * Split work: split s covers keys (entries) [s * split_keys, (s + 1) * split_keys) of those that exist; an empty
  * split writes greatest -inf and sum 0. Query rows of a kv head are numbered r * queries + i: head r, query token i,
@@ -53,7 +56,8 @@
     X(KAS_OP_MERGE, "merge")                                                                                           \
     X(KAS_OP_LOGITS, "logits")                                                                                         \
     X(KAS_OP_POOL, "pool")                                                                                             \
-    X(KAS_OP_MASS, "mass")
+    X(KAS_OP_MASS, "mass")                                                                                             \
+    X(KAS_OP_ANCHOR, "anchor")
 
 typedef enum kas_op {
 #define KAS_OP_ENUM(name, text) name,
@@ -86,6 +90,8 @@ typedef struct kas_variant {
     bool no_pages;       /* contiguous k and v only */
     bool no_estimate;    /* lse, scores: not with KAS_CALL_ESTIMATED */
     uint32_t own_lse_keys; /* scores: takes KAS_CALL_OWN_LSE in calls of up to so many keys; 0: never */
+    uint32_t team;       /* anchor: most splits of a team, a power of two, */
+    uint32_t team_keys;  /* and most keys of a split */
     const void *code;    /* the backend's own */
 } kas_variant;
 

@@ -262,6 +262,17 @@ kas_status kas_variant_load(kas_context *context, kas_op op, const kas_kernel_sp
                     context->info.name, kas_op_name(op), spec->head_dim, spec->group, spec->tile, spec->page_size);
 }
 
+const kas_variant *kas_variant_find(const kas_context *context, kas_op op, const kas_kernel_spec *spec, bool preferred)
+{
+    for (uint32_t i = 0; i < context->backend->variant_count; i++) {
+        const kas_variant *row = &context->backend->variants[i];
+        if (row->op == op && is_usable(context, row) && fits(row, spec, false) &&
+            (!preferred || is_preferred(context, row)))
+            return row;
+    }
+    return NULL;
+}
+
 /* ---- Buffers --------------------------------------------------------------------------------------------------- */
 
 static kas_status wrap_buffer(kas_context *context, kas_backend_buffer *handle, uint64_t size, kas_buffer **buffer)

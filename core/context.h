@@ -37,4 +37,7 @@ struct kas_timer {
 kas_status kas_variant_load(kas_context *context, kas_op op, const kas_kernel_spec *spec, bool estimated,
                             const kas_variant **variant, kas_backend_kernel **kernel);
 
+/* The first row that fits, before any is loaded; of the preferred ones alone, or of all. NULL: none does. */
+const kas_variant *kas_variant_find(const kas_context *context, kas_op op, const kas_kernel_spec *spec, bool preferred);
+
 #endif

@@ -153,10 +153,45 @@ static uint32_t enough_groups(const kas_context *context)
     return units * (context->backend->groups_per_unit ? context->backend->groups_per_unit : 4);
 }
 
+static kas_kernel_spec kernel_spec(const kas_session *session)
+{
+    return (kas_kernel_spec){
+        .dtype = session->dtype,
+        .head_dim = session->block.head_dim,
+        .group = session->block.group,
+        .tile = session->block.tile,
+        .page_size = session->block.page_size,
+    };
+}
+
+/* Whether the context's preferences put another row before the best one. */
+static bool prefers_another(const kas_context *context, kas_op op, const kas_kernel_spec *spec)
+{
+    const kas_variant *preferred = kas_variant_find(context, op, spec, true);
+    return preferred && preferred != kas_variant_find(context, op, spec, false);
+}
+
+/*
+ * The row by which teams make an anchor's lists and output; NULL: a chain of launches does. Teams pool a single kv head,
+ * and whoever prefers another row of the chain than its best wants the chain.
+ */
+static const kas_variant *find_team(const kas_session *session, const kas_kernel_spec *spec)
+{
+    static const kas_op chained[] = {KAS_OP_LOGITS, KAS_OP_POOL, KAS_OP_SELECT, KAS_OP_SPARSE_SPLIT, KAS_OP_MERGE};
+    if (session->block.pool_heads != 1)
+        return NULL;
+    for (size_t i = 0; i < sizeof(chained) / sizeof(chained[0]); i++)
+        if (prefers_another(session->context, chained[i], spec))
+            return NULL;
+    return kas_variant_find(session->context, KAS_OP_ANCHOR, spec, false);
+}
+
 static void fill_shape(kas_session *session, const kas_session_desc *desc)
 {
     const kas_session_block *block = &session->block;
     const kas_device_info *info = &session->context->info;
+    const kas_kernel_spec spec = kernel_spec(session);
+    const kas_variant *team = find_team(session, &spec);
     session->shape = (kas_shape){
         .heads = block->heads,
         .kv_heads = block->kv_heads,
@@ -172,6 +207,8 @@ static void fill_shape(kas_session *session, const kas_session_desc *desc)
         .split_groups = block->kv_heads * sequences_at_once(session, desc),
         .section_limit = info->max_binding,
         .enough_groups = enough_groups(session->context),
+        .team = team ? team->team : 0,
+        .team_keys = team ? team->team_keys : 0,
     };
     memcpy(session->shape.group_limit, info->max_group_count, sizeof(info->max_group_count));
 }
@@ -303,6 +340,8 @@ static kas_status size_phase(kas_session *session, kas_phase phase, uint64_t lim
         uint32_t splits = kas_plan_splits(shape->max_keys, shape->split_groups, shape->enough_groups).splits;
         uint32_t stride = kas_score_stride(shape->max_keys);
         uint32_t score_splits = kas_most_score_splits(shape);
+        if (shape->team)
+            score_splits = kas_max_u32(score_splits, kas_plan_team(shape, shape->max_keys, 1).splits);
         kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true, splits,
                         score_splits, UINT64_MAX, &whole);
         fits = kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true,
@@ -400,31 +439,26 @@ static kas_status upload_tables(kas_session *session, const kas_plan *plan)
 }
 
 /*
- * A session with a plan needs every operation that layers are made of: all but mass, which serves calibration. One
+ * A session with a plan needs every operation that layers are made of: all but mass, which serves calibration, and
+ * anchor, for which a chain of others does. One
  * without uses single operations, and a device may have rows for some of them only: what is missing answers when it is
  * called (see kas_work_launch).
  */
 static kas_status load_kernels(kas_session *session, bool complete)
 {
-    kas_kernel_spec spec = {
-        .dtype = session->dtype,
-        .head_dim = session->block.head_dim,
-        .group = session->block.group,
-        .tile = session->block.tile,
-        .page_size = session->block.page_size,
-    };
+    const kas_kernel_spec spec = kernel_spec(session);
     int found = 0;
     kas_status missing = KAS_ERROR_UNSUPPORTED;
     for (int op = 0; op < KAS_OP_COUNT; op++) {
         kas_loaded_kernel *loaded = &session->kernels[op];
-        if (complete && op == KAS_OP_MASS)
+        if ((complete && op == KAS_OP_MASS) || (op == KAS_OP_ANCHOR && !(complete && session->shape.team)))
             continue;
         kas_status status = kas_variant_load(session->context, (kas_op)op, &spec, session->estimated, &loaded->variant,
                                              &loaded->kernel);
         loaded->refused = status == KAS_ERROR_DRIVER;
         if (status == KAS_OK)
             found++;
-        else if (complete || (status != KAS_ERROR_UNSUPPORTED && status != KAS_ERROR_DRIVER))
+        else if ((complete && op != KAS_OP_ANCHOR) || (status != KAS_ERROR_UNSUPPORTED && status != KAS_ERROR_DRIVER))
             return status;
         else
             missing = status;

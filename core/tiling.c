@@ -7,6 +7,8 @@
 #define LEAST_SPLIT_KEYS 256u
 #define SPLIT_KEYS_MULTIPLE 64u
 #define MOST_SPLITS 256u
+/* So many times what the device holds, so that some teams read keys while others choose among theirs. */
+#define TEAM_ROUNDS 4u
 
 uint32_t kas_call_tiles(uint32_t queries, uint32_t keys, uint32_t tile, bool ragged)
 {
@@ -41,6 +43,17 @@ uint32_t kas_most_score_splits(const kas_shape *shape)
         most = sums > most ? sums : most;
     }
     return (uint32_t)kas_div_up(most, shape->list_rows);
+}
+
+kas_splits kas_plan_team(const kas_shape *shape, uint32_t keys, uint32_t rows)
+{
+    uint64_t groups = (uint64_t)shape->split_groups / shape->list_rows * kas_max_u32(rows, 1);
+    uint64_t enough = (uint64_t)shape->enough_groups * TEAM_ROUNDS;
+    uint32_t splits = 1;
+    while (splits < shape->team && ((uint64_t)splits * shape->team_keys < keys ||
+                                    (splits * groups < enough && (uint64_t)splits * LEAST_SPLIT_KEYS < keys)))
+        splits *= 2;
+    return (kas_splits){splits, (uint32_t)kas_round_up(kas_div_up(keys, splits), SPLIT_KEYS_MULTIPLE)};
 }
 
 uint32_t kas_score_stride(uint32_t keys)

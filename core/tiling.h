@@ -17,6 +17,7 @@ typedef struct kas_shape {
     uint64_t section_limit; /* greatest part of a buffer that a kernel can address */
     uint32_t group_limit[3];
     uint32_t enough_groups; /* work groups that keep the whole device busy */
+    uint32_t team, team_keys; /* see kas_variant; 0: no teams */
 } kas_shape;
 
 /* Tiles that a call's sequences can touch. ragged: lengths lie on the device, so any offset is possible. */
@@ -36,6 +37,9 @@ kas_splits kas_plan_score_splits(const kas_shape *shape, uint32_t keys, uint32_t
 
 /* Splits that hold the partial sums of any number of list rows up to the shape's, when there are so many for all. */
 uint32_t kas_most_score_splits(const kas_shape *shape);
+
+/* Splits of the teams that make `rows` lists of each sequence: a power of two. */
+kas_splits kas_plan_team(const kas_shape *shape, uint32_t keys, uint32_t rows);
 
 /* Scratch of a chain: sections by byte offset, and how many sequences and tiles a launch may take to fit. */
 typedef struct kas_scratch_plan {

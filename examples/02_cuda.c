@@ -4,8 +4,9 @@
  *
  *     example_02_cuda [keys [batch [layers]]]
  *
- * Prints what a step takes as a graph, beside dense attention in all layers. The driver is opened at run time, so that
- * this builds without CUDA; a program that includes cuda.h or cuda_runtime.h passes its handles just the same.
+ * Prints what a step takes as a graph, beside dense attention in all layers, and what each kind of layer takes. The
+ * driver is opened at run time, so that this builds without CUDA; a program that includes cuda.h or cuda_runtime.h
+ * passes its handles just the same.
  */
 #include "check.h"
 
@@ -169,6 +170,24 @@ static kas_buffer *import(const attention *a, CUdeviceptr pointer, size_t bytes)
     return buffer;
 }
 
+/* The anchors of the published plan for Llama-3.1-8B. */
+static const uint32_t anchors[] = {0, 2, 8, 13, 14};
+
+static uint32_t anchor_count(const program *p)
+{
+    uint32_t count = 0;
+    while (count < sizeof(anchors) / sizeof(anchors[0]) && anchors[count] < p->layers)
+        count++;
+    return count;
+}
+
+/* As in that plan layer 1 reads one list, so that layer 0 makes no other. */
+static void fill_head_map(uint32_t *map)
+{
+    for (uint32_t i = 0; i < MOST_LAYERS * KV_HEADS; i++)
+        map[i] = i / KV_HEADS == 1 ? 0 : i % KV_HEADS;
+}
+
 /* false: libkascade cannot use this device. */
 static int adopt(attention *a, const program *p)
 {
@@ -179,16 +198,15 @@ static int adopt(attention *a, const program *p)
         return 0;
     }
     CHECK(kas_stream_import(a->context, (uint64_t)(uintptr_t)p->stream, &a->stream));
-    const uint32_t anchors[] = {0, 2, 8, 13, 14};
-    uint32_t anchor_count = 0;
-    while (anchor_count < 5 && anchors[anchor_count] < p->layers)
-        anchor_count++;
+    uint32_t head_map[MOST_LAYERS * KV_HEADS];
+    fill_head_map(head_map);
     CHECK(kas_plan_create(&(kas_plan_desc){.struct_size = sizeof(kas_plan_desc),
                                            .layers = p->layers,
                                            .heads = HEADS,
                                            .kv_heads = KV_HEADS,
                                            .anchors = anchors,
-                                           .anchor_count = anchor_count},
+                                           .anchor_count = anchor_count(p),
+                                           .head_map = head_map},
                           &a->plan));
     CHECK(kas_session_create(a->context,
                              &(kas_session_desc){.struct_size = sizeof(kas_session_desc),
@@ -223,12 +241,15 @@ static void let_go(attention *a, uint32_t layers)
     kas_context_destroy(a->context);
 }
 
-/* A decode step: the attention of all layers. Lengths are read on the device, so a captured step stays right. */
-static void step(const attention *a, const program *p, int dense)
+/* What is done over the keys of all layers: a step of the plan, or the same kind of layer again and again. */
+typedef enum work { STEP, DENSE, LAYER_0, ANCHOR } work;
+
+/* Lengths are read on the device, so a captured step stays right. */
+static void run(const attention *a, const program *p, work what)
 {
     for (uint32_t layer = 0; layer < p->layers; layer++) {
         const kas_attention args = {.struct_size = sizeof(args),
-                                    .layer = layer,
+                                    .layer = what == STEP ? layer : what == ANCHOR ? anchors[1] : 0,
                                     .batch = p->batch,
                                     .queries = 1,
                                     .keys = p->keys,
@@ -237,19 +258,19 @@ static void step(const attention *a, const program *p, int dense)
                                     .v = {.buffer = a->v[layer]},
                                     .out = {.buffer = a->out, .offset = rows_bytes(p) * layer},
                                     .kv_lens = {.buffer = a->lengths}};
-        if (dense)
+        if (what == DENSE)
             CHECK(kas_attend(a->session, a->stream, KAS_PHASE_DECODE, &args));
         else
             CHECK(kas_decode(a->session, a->stream, &args));
     }
 }
 
-static CUgraphExec capture(const attention *a, const program *p, int dense)
+static CUgraphExec capture(const attention *a, const program *p, work what)
 {
     CUgraph graph;
     CUgraphExec exec;
     CUDA(capture_begin(p->stream, 1)); /* 1: other threads may go on using CUDA */
-    step(a, p, dense);
+    run(a, p, what);
     CUDA(capture_end(p->stream, &graph));
     CUDA(graph_instantiate(&exec, graph, 0));
     CUDA(graph_destroy(graph));
@@ -284,7 +305,7 @@ static int check_growth(const attention *a, const program *p, CUgraphExec exec)
         set_lengths(p, length);
         CUDA(graph_launch(exec, p->stream));
         unsigned char *replayed = outputs(p);
-        step(a, p, 0);
+        run(a, p, STEP);
         unsigned char *called = outputs(p);
         same = same && memcmp(replayed, called, rows_bytes(p) * p->layers) == 0;
         free(replayed);
@@ -311,6 +332,28 @@ static float milliseconds(const program *p, CUgraphExec exec)
     return elapsed / REPLAYS;
 }
 
+static float timed(const attention *a, const program *p, work what)
+{
+    CUgraphExec exec = capture(a, p, what);
+    const float elapsed = milliseconds(p, exec);
+    CUDA(exec_destroy(exec));
+    return elapsed;
+}
+
+/* Reuse layers need the lists of layers before them: theirs is what remains of a step. */
+static void print_layers(const attention *a, const program *p, float step, float dense)
+{
+    const uint32_t further = anchor_count(p) - 1, reusing = p->layers - 1 - further;
+    const float layer_0 = timed(a, p, LAYER_0) / (float)p->layers;
+    const float anchor = further ? timed(a, p, ANCHOR) / (float)p->layers : 0;
+    printf("a layer: dense %.4f ms, layer 0 %.4f", dense / (float)p->layers, layer_0);
+    if (further)
+        printf(", anchor %.4f", anchor);
+    if (reusing)
+        printf(", reuse %.4f", (step - layer_0 - (float)further * anchor) / (float)reusing);
+    printf("\n");
+}
+
 static uint32_t number(int argc, char **argv, int i, uint32_t otherwise)
 {
     return argc > i ? (uint32_t)strtoul(argv[i], NULL, 10) : otherwise;
@@ -328,13 +371,13 @@ int main(int argc, char **argv)
     prepare(&p);
     if (!adopt(&a, &p))
         return SKIPPED;
-    CUgraphExec sparse = capture(&a, &p, 0), dense = capture(&a, &p, 1);
-    const int same = check_growth(&a, &p, sparse);
-    const float sparse_ms = milliseconds(&p, sparse), dense_ms = milliseconds(&p, dense);
+    CUgraphExec exec = capture(&a, &p, STEP);
+    const int same = check_growth(&a, &p, exec);
+    const float step_ms = milliseconds(&p, exec), dense_ms = timed(&a, &p, DENSE);
     printf("%u layers, batch %u, %u keys: %.4f ms a step, %.4f ms with dense attention; replays and calls %s\n",
-           p.layers, p.batch, p.keys, sparse_ms, dense_ms, same ? "agree" : "DIFFER");
-    CUDA(exec_destroy(sparse));
-    CUDA(exec_destroy(dense));
+           p.layers, p.batch, p.keys, step_ms, dense_ms, same ? "agree" : "DIFFER");
+    print_layers(&a, &p, step_ms, dense_ms);
+    CUDA(exec_destroy(exec));
     let_go(&a, p.layers);
     clean_up(&p);
     return same ? 0 : 1;

@@ -25,6 +25,7 @@ struct kas_backend_context {
     CUcontext handle;
     CUdevice device;
     bool retained; /* the primary context, retained here */
+    bool overlaps; /* kernels wait for their predecessors themselves: see kas_wait_for_predecessor of common.cuh */
     atomic_bool lost;
     kas_mutex *mutex; /* guards modules */
     CUmodule modules[KAS_CUDA_IMAGE_COUNT];
@@ -60,6 +61,7 @@ struct kas_backend_kernel {
     loaded_function few; /* see kas_cuda_code */
     uint32_t few_blocks, few_groups;
     uint32_t group;
+    bool team;
 };
 
 struct kas_backend_timer {
@@ -199,6 +201,7 @@ static kas_status attach(kas_backend_context *context, uint32_t index, const kas
     CUresult error = kas_cuda.device_get(&context->device, (int)index);
     if (error != CUDA_SUCCESS)
         return fail(NULL, error, "opening a CUDA device");
+    context->overlaps = attribute_of(context->device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) == 9;
     if (import && import->context)
         return adopt(context, import);
     error = kas_cuda.primary_retain(&context->handle, context->device);
@@ -403,6 +406,12 @@ static CUresult load_module(kas_backend_context *context, kas_cuda_image image, 
     return error;
 }
 
+/* More than eight blocks, which some devices have no room for. */
+static CUresult allow_large_clusters(CUfunction function)
+{
+    return kas_cuda.function_attribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);
+}
+
 /* Finds a kernel and its shape. Setting the attribute also makes the driver place a lazily loaded kernel now. */
 static CUresult load_function(CUmodule module, const char *name, loaded_function *function)
 {
@@ -459,12 +468,15 @@ static kas_status kernel_load(kas_backend_context *context, const kas_variant *v
     if (status == KAS_OK) {
         CUresult error = load_module(context, code->image, &module);
         made->group = spec->group;
+        made->team = code->team;
         do {
             uint32_t i = made->count++;
             made->rows[i] = code->rows[i];
             name_kernel(code, spec, code->rows[i], name, sizeof(name));
             if (error == CUDA_SUCCESS)
                 error = load_function(module, name, &made->functions[i]);
+            if (error == CUDA_SUCCESS && code->team)
+                error = allow_large_clusters(made->functions[i].handle);
         } while (made->count < KAS_CUDA_MAX_ROW_CLASSES && code->rows[made->count]);
         if (error == CUDA_SUCCESS && code->few) {
             error = load_function(module, code->few, &made->few);
@@ -490,13 +502,14 @@ static void kernel_unload(kas_backend_context *context, kas_backend_kernel *kern
     kas_release(kernel);
 }
 
-/* The function of a launch, and how many thread blocks make a work group. */
-static const loaded_function *choose_function(const kas_backend_kernel *kernel, const kas_launch *work, uint32_t *blocks)
+/* The function of a launch, and how many of its thread blocks along x make a cluster; 0: none do. */
+static const loaded_function *choose_function(const kas_backend_kernel *kernel, const kas_launch *work,
+                                              uint32_t *cluster)
 {
     uint64_t groups = (uint64_t)work->grid[0] * work->grid[1] * work->grid[2];
-    *blocks = 1;
+    *cluster = kernel->team ? work->grid[0] : 0;
     if (groups <= kernel->few_groups) {
-        *blocks = kernel->few_blocks;
+        *cluster = kernel->few_blocks;
         return &kernel->few;
     }
     uint32_t i = 0; /* the least row class that holds a decode launch's query rows */
@@ -505,22 +518,96 @@ static const loaded_function *choose_function(const kas_backend_kernel *kernel, 
     return &kernel->functions[i];
 }
 
+/* kas_key_maps of kernels/wgmma.cuh. */
+typedef struct key_maps {
+    CUtensorMap k, v;
+    uint32_t present;
+} key_maps;
+
+/* A contiguous cache tensor of the launch's sequences. */
+typedef struct cache_tensor {
+    CUdeviceptr slot;
+    uint64_t size; /* bytes bound */
+    uint32_t base, stride_seq, stride_token, stride_head;
+} cache_tensor;
+
+/*
+ * Describes tiles of 128 keys and half a row of 128 elements of 16 bits. false: the engine or the driver does not take
+ * this tensor. How many kv heads there are follows from what is bound. Called with the context current.
+ */
+static bool map_tensor(const cache_tensor *tensor, uint32_t keys, uint32_t sequences, CUtensorMap *map)
+{
+    enum { HEAD_DIM = 128, KEYS = 128, ELEMENT = 2, RANK = 4 };
+    const uint64_t seq = tensor->stride_seq, token = tensor->stride_token, head = tensor->stride_head;
+    const uint64_t before = (sequences - 1) * seq + (keys - 1) * token + tensor->base + HEAD_DIM;
+    const uint64_t elements = tensor->size / ELEMENT;
+    if (!kas_cuda.tensor_map || keys == 0 || before > elements || head == 0)
+        return false;
+    const uint64_t extents[RANK] = {HEAD_DIM, keys, (elements - before) / head + 1, sequences};
+    const uint64_t strides[RANK - 1] = {token * ELEMENT, head * ELEMENT, (sequences > 1 ? seq : HEAD_DIM) * ELEMENT};
+    const uint32_t box[RANK] = {HEAD_DIM / 2, KEYS, 1, 1}, steps[RANK] = {1, 1, 1, 1};
+    void *base = (void *)(uintptr_t)(tensor->slot + (uint64_t)tensor->base * ELEMENT);
+    return kas_cuda.tensor_map(map, CU_TENSOR_MAP_DATA_TYPE_UINT16, RANK, base, extents, strides, box, steps,
+                               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                               CU_TENSOR_MAP_L2_PROMOTION_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* The maps of a launch's keys and, where they are bound, values; absent where the cache is paged. */
+static void map_keys(const kas_launch *work, const CUdeviceptr *slots, key_maps *maps)
+{
+    const kas_call *call = &work->call;
+    const cache_tensor k = {slots[KAS_SLOT_K], work->bindings[KAS_SLOT_K].size, call->k_base, call->k_stride_seq,
+                            call->k_stride_token, call->k_stride_head};
+    const cache_tensor v = {slots[KAS_SLOT_V], work->bindings[KAS_SLOT_V].size, call->v_base, call->v_stride_seq,
+                            call->v_stride_token, call->v_stride_head};
+    maps->present = !(call->flags & KAS_CALL_PAGED) && map_tensor(&k, call->keys, work->grid[2], &maps->k) &&
+                    (!v.slot || map_tensor(&v, call->keys, work->grid[2], &maps->v));
+}
+
+/*
+ * What the launch asks for beyond its grid; their number. Clusters do not begin early: they would take places as these
+ * become free, two blocks on one multiprocessor and none on another.
+ */
+static unsigned fill_attributes(const kas_backend_context *context, uint32_t cluster, CUlaunchAttribute *attribute)
+{
+    if (cluster)
+        *attribute = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, .value.cluster = {cluster, 1, 1}};
+    else
+        *attribute =
+            (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, .value.overlaps = 1};
+    return cluster || context->overlaps;
+}
+
 static kas_status launch(kas_backend_stream *stream, const kas_launch *work)
 {
+    const kas_cuda_code *code = work->variant->code;
     kas_call call = work->call;
     CUdeviceptr slots[KAS_SLOT_COUNT];
-    void *arguments[] = {&call, slots};
+    key_maps maps = {0};
+    void *arguments[] = {&call, slots, &maps}; /* as many as the kernel has are read */
     for (uint32_t i = 0; i < KAS_SLOT_COUNT; i++) {
         const kas_binding *binding = &work->bindings[i];
         slots[i] = binding->buffer ? binding->buffer->pointer + binding->offset : 0;
     }
-    uint32_t blocks;
-    const loaded_function *function = choose_function(work->kernel, work, &blocks);
+    uint32_t cluster;
+    const loaded_function *function = choose_function(work->kernel, work, &cluster);
+    CUlaunchAttribute attribute;
+    const CUlaunchConfig config = {
+        .grid_x = work->grid[0] * (function == &work->kernel->few ? cluster : 1),
+        .grid_y = work->grid[1],
+        .grid_z = work->grid[2],
+        .block_x = function->shape.threads,
+        .block_y = 1,
+        .block_z = 1,
+        .shared = function->shape.shared,
+        .stream = stream->handle,
+        .attributes = &attribute,
+        .attribute_count = fill_attributes(stream->context, cluster, &attribute),
+    };
     KAS_TRY(enter(stream->context));
-    return leave(stream->context,
-                 kas_cuda.launch(function->handle, work->grid[0] * blocks, work->grid[1], work->grid[2],
-                                 function->shape.threads, 1, 1, function->shape.shared, stream->handle, arguments, NULL),
-                 work->variant->name);
+    if (code->key_maps)
+        map_keys(work, slots, &maps);
+    return leave(stream->context, kas_cuda.launch(&config, function->handle, arguments, NULL), work->variant->name);
 }
 
 /* ---- Timers ---------------------------------------------------------------------------------------------------- */

@@ -31,7 +31,8 @@
     X(lse_wgmma)                                                                                                       \
     X(scores_wgmma)                                                                                                    \
     X(sparse_wgmma)                                                                                                    \
-    X(select_cluster)
+    X(select_cluster)                                                                                                  \
+    X(anchor_cluster)
 
 typedef enum kas_cuda_image {
 #define KAS_CUDA_IMAGE_ENUM(name) KAS_CUDA_IMAGE_##name,
@@ -57,9 +58,11 @@ typedef struct kas_cuda_code {
     const char *few; /* the kernel of launches whose work groups, `blocks` thread blocks each along x, leave most of the
                         device idle otherwise; NULL: none */
     uint16_t blocks;
+    bool team; /* the blocks along a grid's x axis make a cluster */
+    bool key_maps; /* kernels take a third argument, kas_key_maps in kernels/wgmma.cuh */
 } kas_cuda_code;
 
-#define KAS_CUDA_VARIANT_COUNT 30
+#define KAS_CUDA_VARIANT_COUNT 31
 
 /* The rows of this backend, best first within an operation. */
 extern const kas_variant kas_cuda_variants[KAS_CUDA_VARIANT_COUNT];

@@ -21,6 +21,10 @@ static const char *load_entries(void *library)
     *(void **)(&kas_cuda.field) = entry;
     KAS_CUDA_ENTRIES(KAS_CUDA_LOAD)
 #undef KAS_CUDA_LOAD
+#define KAS_CUDA_LOAD_IF_THERE(field, symbol, arguments)                                                               \
+    *(void **)(&kas_cuda.field) = kas_library_symbol(library, symbol);
+    KAS_CUDA_OPTIONAL_ENTRIES(KAS_CUDA_LOAD_IF_THERE)
+#undef KAS_CUDA_LOAD_IF_THERE
     return NULL;
 }
 

@@ -16,6 +16,31 @@ typedef struct CUfunc_st *CUfunction;
 typedef struct CUstream_st *CUstream;
 typedef struct CUevent_st *CUevent;
 
+/* What the tensor copy engine is told about a tensor: made by the driver, opaque. */
+typedef struct CUtensorMap {
+    _Alignas(64) uint64_t words[16];
+} CUtensorMap;
+
+/* What a launch asks for beyond its grid. The driver's union is 64 bytes. */
+typedef struct CUlaunchAttribute {
+    int id;
+    int padding;
+    union {
+        struct {
+            unsigned x, y, z;
+        } cluster;
+        int overlaps;
+        unsigned char room[64];
+    } value;
+} CUlaunchAttribute;
+
+typedef struct CUlaunchConfig {
+    unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared;
+    CUstream stream;
+    CUlaunchAttribute *attributes;
+    unsigned attribute_count;
+} CUlaunchConfig;
+
 enum {
     CUDA_SUCCESS = 0,
     CUDA_ERROR_OUT_OF_MEMORY = 2,
@@ -38,8 +63,19 @@ enum {
 };
 
 enum {
+    CU_TENSOR_MAP_DATA_TYPE_UINT16 = 1,
+    CU_TENSOR_MAP_INTERLEAVE_NONE = 0,
+    CU_TENSOR_MAP_SWIZZLE_128B = 3,
+    CU_TENSOR_MAP_L2_PROMOTION_256B = 3,
+    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0
+};
+
+enum {
     CU_STREAM_NON_BLOCKING = 1,
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
+    CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14,
+    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4,
+    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
     CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X = 5,
     CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y = 6,
     CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z = 7,
@@ -87,13 +123,19 @@ enum {
     X(module_global, "cuModuleGetGlobal_v2",                                                                           \
       (CUdeviceptr *pointer, size_t *bytes, CUmodule module, const char *name))                                        \
     X(function_attribute, "cuFuncSetAttribute", (CUfunction function, int attribute, int value))                       \
-    X(launch, "cuLaunchKernel",                                                                                        \
-      (CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,     \
-       unsigned block_z, unsigned shared, CUstream stream, void **arguments, void **extra))
+    X(launch, "cuLaunchKernelEx",                                                                                      \
+      (const CUlaunchConfig *config, CUfunction function, void **arguments, void **extra))
+
+/* Entry points that a driver may lack: NULL then. */
+#define KAS_CUDA_OPTIONAL_ENTRIES(X)                                                                                   \
+    X(tensor_map, "cuTensorMapEncodeTiled",                                                                            \
+      (CUtensorMap *map, int type, uint32_t rank, void *base, const uint64_t *extents, const uint64_t *strides,        \
+       const uint32_t *box, const uint32_t *steps, int interleave, int swizzle, int promotion, int fill))
 
 typedef struct kas_cuda_driver {
 #define KAS_CUDA_FIELD(field, symbol, arguments) CUresult(*field) arguments;
     KAS_CUDA_ENTRIES(KAS_CUDA_FIELD)
+    KAS_CUDA_OPTIONAL_ENTRIES(KAS_CUDA_FIELD)
 #undef KAS_CUDA_FIELD
 } kas_cuda_driver;
 

@@ -39,7 +39,10 @@
     {                                                                                                                  \
         .name = #row "_wgmma", .op = operation, TUNED_DTYPES, .min_head_dim = 128, .max_head_dim = 128,                \
         .head_dim_step = 128, .needs = KAS_FEATURE_WGMMA, __VA_ARGS__,                                                 \
-        .code = &(const kas_cuda_code) { KAS_CUDA_IMAGE_##row##_wgmma, #row "_wgmma", true, {128} }                    \
+        .code = &(const kas_cuda_code)                                                                                 \
+        {                                                                                                              \
+            KAS_CUDA_IMAGE_##row##_wgmma, #row "_wgmma", .by_dtype = true, .head_dims = {128}, .key_maps = true        \
+        }                                                                                                              \
     }
 
 const kas_variant kas_cuda_variants[] = {
@@ -51,7 +54,7 @@ const kas_variant kas_cuda_variants[] = {
     PREFILL_MMA_ROWS(lse, KAS_OP_LSE, .per_head = true, .block_queries = 128, .no_estimate = true),
     {.name = "lse_generic", .op = KAS_OP_LSE, ANY_SHAPE, .block_queries = 16, .per_head = true,
      .code = GENERIC_CODE(lse)},
-    WGMMA_ROW(scores, KAS_OP_SCORES, .block_keys = 4096),
+    WGMMA_ROW(scores, KAS_OP_SCORES, .block_keys = 16384),
     PREFILL_MMA_ROWS(scores, KAS_OP_SCORES, .block_keys = 2048),
     {.name = "scores_generic", .op = KAS_OP_SCORES, ANY_SHAPE, .block_keys = 128, .code = GENERIC_CODE(scores)},
     {.name = "select_cluster", .op = KAS_OP_SELECT, ANY_SHAPE, .needs = KAS_FEATURE_WGMMA,
@@ -73,6 +76,11 @@ const kas_variant kas_cuda_variants[] = {
     {.name = "logits_generic", .op = KAS_OP_LOGITS, ANY_SHAPE, .code = GENERIC_CODE(logits)},
     {.name = "pool_generic", .op = KAS_OP_POOL, ANY_SHAPE, .block_keys = 4096,
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_pool, "pool_generic"}},
+    /* With two blocks a multiprocessor every GPC has room for a cluster of sixteen. */
+    {.name = "anchor_cluster", .op = KAS_OP_ANCHOR, TUNED_DTYPES, .min_head_dim = 64, .max_head_dim = 128,
+     .head_dim_step = 64, .max_group = 16, .needs = KAS_FEATURE_WGMMA, .team = 16, .team_keys = 16384,
+     .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_anchor_cluster, "anchor_cluster", true, {64, 128}, {16, 32},
+                                    .team = true}},
     {.name = "mass_generic", .op = KAS_OP_MASS, ANY_SHAPE,
      .code = &(const kas_cuda_code){KAS_CUDA_IMAGE_mass, "mass_generic"}},
 };

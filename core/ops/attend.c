@@ -119,6 +119,23 @@ kas_status kas_launch_sparse(const kas_work *work, const kas_piece *piece, uint3
                            piece->count);
 }
 
+kas_status kas_launch_anchor(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
+                             uint32_t layer, uint32_t rows, bool out, uint32_t stride, const kas_list_view *lists)
+{
+    kas_splits team = kas_plan_team(&work->session->shape, work->keys, rows);
+    kas_launch launch = work->base;
+    launch.call.flags |= KAS_CALL_STORE_LOGITS | (out ? KAS_CALL_OUT : 0);
+    launch.call.layer = layer;
+    launch.call.splits = team.splits;
+    launch.call.split_keys = team.split_keys;
+    launch.call.score_stride = stride;
+    bind_lists(&launch, lists);
+    bind_lse(work, &launch, out ? &work->args->lse : NULL);
+    bind_partials(work, &launch, scratch);
+    kas_bind_scratch(work, &launch, KAS_SLOT_LOGITS, scratch->logits, scratch->logits_size);
+    return kas_work_launch(work, KAS_OP_ANCHOR, &launch, team.splits, rows, piece->count);
+}
+
 kas_splits kas_work_list_splits(const kas_work *work, uint32_t entries)
 {
     const kas_shape *shape = &work->session->shape;

@@ -11,6 +11,7 @@ typedef struct chain {
     kas_role role;
     uint32_t layer; /* of the session's maps */
     uint32_t rows;  /* lists that the layer makes */
+    bool team;      /* by teams (KAS_OP_ANCHOR), not by a chain */
     bool all_dense; /* no tile of the call can have more candidates than it keeps */
     kas_slice lse;  /* over all causal keys */
     kas_slice scores;
@@ -54,9 +55,15 @@ static uint32_t plain_tiles(const kas_work *work)
     return kas_min_u32(work->tiles, kas_max_u32(1, work->session->context->info.max_group_count[0] / 8));
 }
 
+/* Pieces are of like size, because a small last one would leave the device idle, and of whole query blocks of lse. */
 uint32_t kas_work_chunk_tiles(const kas_work *work, uint32_t tiles)
 {
-    return kas_min_u32(plain_tiles(work), scored_tiles(work, tiles));
+    const kas_variant *lse = work->session->kernels[KAS_OP_LSE].variant;
+    uint32_t tile = work->session->block.tile;
+    uint32_t unit = lse && lse->block_queries > tile ? lse->block_queries / tile : 1;
+    uint32_t most = kas_min_u32(plain_tiles(work), scored_tiles(work, tiles));
+    uint32_t pieces = kas_max_u32(1, (uint32_t)kas_div_up(work->tiles, most));
+    return kas_min_u32(most, (uint32_t)kas_round_up(kas_div_up(work->tiles, pieces), unit));
 }
 
 /* ---- Prefill ----------------------------------------------------------------------------------------------------- */
@@ -142,6 +149,9 @@ static kas_status decode_piece(kas_work *work, const kas_piece *piece, void *use
     bool publishes = kas_role_publishes(c->role);
     if (dense_output)
         KAS_TRY(kas_launch_attend_split(work, piece, &c->scratch));
+    if (c->team)
+        return kas_launch_anchor(work, piece, &c->scratch, c->layer, c->rows, !dense_output, c->score_stride,
+                                 &c->lists);
     if (publishes && c->rows != 0) {
         if (!c->all_dense) {
             KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, c->rows, true, c->score_stride));
@@ -155,10 +165,12 @@ static kas_status decode_piece(kas_work *work, const kas_piece *piece, void *use
     return kas_launch_sparse_split(work, piece, &c->scratch, layer, &c->lists);
 }
 
-/* Splits whose partial outputs a decode of this role keeps; 0 when a single split writes the output itself. */
+/* Splits whose partial outputs a decode of this role keeps; 0 when a single split or a team writes the output itself. */
 static uint32_t partial_splits(const kas_work *work, const chain *c)
 {
     bool dense_output = c->role == KAS_ROLE_DENSE || c->role == KAS_ROLE_DENSE_SELECT;
+    if (c->team && !dense_output)
+        return 0;
     kas_splits splits =
         dense_output
             ? kas_work_splits(work)
@@ -166,12 +178,35 @@ static uint32_t partial_splits(const kas_work *work, const chain *c)
     return splits.splits > 1 ? splits.splits : 0;
 }
 
+static uint32_t score_splits(const kas_work *work, const chain *c)
+{
+    if (c->rows == 0)
+        return 0;
+    return c->team ? kas_plan_team(&work->session->shape, work->keys, c->rows).splits
+                   : kas_work_score_splits(work, c->rows).splits;
+}
+
+/*
+ * Whether the layer's lists are made by teams: they must hold the keys of the call, and too few of them would leave most
+ * of the device idle, where the chain splits the keys further.
+ */
+static bool has_teams(const kas_work *work, const chain *c)
+{
+    const kas_variant *row = work->session->kernels[KAS_OP_ANCHOR].variant;
+    const kas_shape *shape = &work->session->shape;
+    if (!row || c->rows == 0 || (uint64_t)row->team * row->team_keys < work->keys)
+        return false;
+    uint64_t groups = (uint64_t)shape->split_groups / shape->list_rows * c->rows;
+    return 4 * groups * row->team >= shape->enough_groups;
+}
+
 static kas_status run_decode(kas_work *work, chain *c)
 {
     c->score_stride = kas_score_stride(work->keys);
-    bool fits = kas_plan_decode(&work->session->shape, work->batch, work->queries, c->score_stride, c->rows, true,
-                                partial_splits(work, c), c->rows ? kas_work_score_splits(work, c->rows).splits : 0,
-                                work->session->scratch_size, &c->scratch);
+    c->team = has_teams(work, c);
+    bool fits = kas_plan_decode(&work->session->shape, work->batch, work->queries, c->score_stride, c->rows, !c->team,
+                                partial_splits(work, c), score_splits(work, c), work->session->scratch_size,
+                                &c->scratch);
     KAS_TRY(check_plan(fits, &c->scratch, work));
     c->scores = scratch_slice(work, c->scratch.scores);
     return kas_work_pieces(work, c->scratch.sequences, 1, decode_piece, c);

@@ -110,6 +110,9 @@ kas_status kas_launch_pool(const kas_work *work, const kas_piece *piece, const k
                            uint32_t layer, uint32_t rows, const kas_slice *scores, uint32_t stride);
 kas_status kas_launch_merge(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
                             uint32_t splits, uint32_t flags);
+/* out: attention over the lists as well. */
+kas_status kas_launch_anchor(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
+                             uint32_t layer, uint32_t rows, bool out, uint32_t stride, const kas_list_view *lists);
 
 /* Both. */
 kas_status kas_launch_select(const kas_work *work, const kas_piece *piece, uint32_t layer, uint32_t rows,

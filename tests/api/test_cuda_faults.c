@@ -1,12 +1,13 @@
 /*
  * test_cuda_faults.c - a CUDA driver that is missing something or fails: each fault gives a status and a sentence, the
- * process lives, other devices go on working. The driver is tests/api/fake_cuda, found through LD_LIBRARY_PATH; the
- * first argument names the fault.
+ * process lives, other devices go on working. What it refuses to describe is done without. The driver is
+ * tests/api/fake_cuda, found through LD_LIBRARY_PATH; the first argument names the fault.
  */
 #define _POSIX_C_SOURCE 200809L
 
 #include <kascade/kascade.h>
 
+#include <dlfcn.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,6 +83,39 @@ static void test_lost(void)
     kas_context_destroy(context);
 }
 
+/* Keys go to the tensor copy engine where it can take them, and otherwise the same kernel does without. */
+static void test_maps(void)
+{
+    kas_context *context = NULL;
+    kas_stream *stream = NULL;
+    kas_session *session = NULL;
+    kas_buffer *memory = NULL;
+    expect(open_device("cuda:0", &context) == KAS_OK && kas_stream_create(context, &stream) == KAS_OK &&
+               kas_buffer_create(context, 1 << 20, &memory) == KAS_OK,
+           "the device opens");
+    const kas_session_desc desc = {.struct_size = sizeof(desc), .heads = 2, .kv_heads = 2, .head_dim = 128,
+                                   .dtype = KAS_DTYPE_F16, .max_keys = 64, .max_queries = 64};
+    expect(kas_session_create(context, &desc, &session) == KAS_OK, "a session is made");
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    const unsigned *maps = driver ? dlsym(driver, "fake_cuda_maps") : NULL;
+    expect(maps != NULL, "the driver is the fake one");
+    kas_attention args = {.struct_size = sizeof(args), .queries = 64, .keys = 64, .q = {.buffer = memory},
+                          .k = {.buffer = memory}, .v = {.buffer = memory},
+                          .out = {.buffer = memory, .offset = 1 << 19}};
+    expect(kas_attend(session, stream, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 1, "packed keys have maps");
+    args.v.offset = 2;
+    expect(kas_attend(session, stream, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 0, "values at byte 2 have none");
+    args.v.offset = 16;
+    expect(kas_attend(session, stream, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 1, "values at byte 16 have one");
+    args.k = (kas_tensor){.buffer = memory, .stride = {64 * 257, 257, 128}};
+    expect(kas_attend(session, stream, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 0, "odd strides have none");
+    dlclose(driver);
+    kas_buffer_destroy(memory);
+    kas_session_destroy(session);
+    kas_stream_destroy(stream);
+    kas_context_destroy(context);
+}
+
 int main(int argc, char **argv)
 {
     const char *fault = argc > 1 ? argv[1] : "";
@@ -96,8 +130,10 @@ int main(int argc, char **argv)
         test_memory();
     else if (strcmp(fault, "lost") == 0)
         test_lost();
+    else if (strcmp(fault, "maps") == 0)
+        test_maps();
     else
-        expect(false, "the argument is none, old, lacks, memory or lost");
+        expect(false, "the argument is none, old, lacks, memory, lost or maps");
     expect_cpu_works();
     return 0;
 }

@@ -10,6 +10,9 @@ const char *const bench_kind_titles[BENCH_KINDS] = {"dense", "layer 0", "anchor"
 static const uint32_t published_anchors[] = {0, 2, 8, 13, 14};
 #define PUBLISHED_ANCHORS (sizeof(published_anchors) / sizeof(published_anchors[0]))
 
+/* Rows of layer 0 that a plan without a map of normalisers is given: the one that layer 1 reads and three more. */
+#define LAYER0_ROWS 4u
+
 /*
  * Layer 1 reads one list, as in the published plan, which is why layer 0 makes only that one. The maps of the other
  * layers are no identities, but their own values do not matter for time.
@@ -25,11 +28,12 @@ static uint32_t *published_map(uint32_t kv_heads)
     return map;
 }
 
-static uint32_t *identity_normalizers(uint32_t anchors, uint32_t kv_heads)
+/* The second anchor names few rows, since layer 0 makes lists only for those that are named; later anchors make all. */
+static uint32_t *default_normalizers(uint32_t followers, uint32_t kv_heads)
 {
-    uint32_t *map = malloc(sizeof(*map) * ((size_t)anchors * kv_heads + 1));
-    for (uint32_t i = 0; map && i < anchors * kv_heads; i++)
-        map[i] = i % kv_heads;
+    uint32_t *map = malloc(sizeof(*map) * ((size_t)followers * kv_heads + 1));
+    for (uint32_t i = 0; map && i < followers * kv_heads; i++)
+        map[i] = i < kv_heads ? i % LAYER0_ROWS % kv_heads : i % kv_heads;
     return map;
 }
 
@@ -44,7 +48,7 @@ static kas_status create_changed(const bench_plan_options *options, kas_plan_des
     if (options->normalizer >= 0)
         desc.normalizer = (kas_normalizer)options->normalizer;
     if (desc.normalizer == KAS_NORMALIZER_ESTIMATED && !desc.normalizer_map) {
-        normalizers = identity_normalizers(desc.anchor_count - 1, desc.kv_heads);
+        normalizers = default_normalizers(desc.anchor_count - 1, desc.kv_heads);
         if (!normalizers)
             return tool_fail_memory();
         desc.normalizer_map = normalizers;

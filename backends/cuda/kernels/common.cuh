@@ -27,6 +27,17 @@ struct kas_work {
 };
 
 /*
+ * From sm_90 on the host launches kernels before those they follow have ended (see launch in backend.c): here they wait
+ * until all of that is done and visible, and allow the same to the next one.
+ */
+KAS_CU void kas_wait_for_predecessor()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/*
  * KAS_CUDA_KERNEL(name, threads, blocks, shared, body<...>) defines the kernel `name`, which runs body(work, memory) on
  * `threads` threads with `shared` bytes of dynamic memory, at least `blocks` of them a multiprocessor, and the constant
  * that tells the host so.
@@ -38,6 +49,7 @@ struct kas_work {
     {                                                                                                                  \
         extern __shared__ __align__(1024) unsigned char memory[];                                                      \
         const kas_work work = {call, slots};                                                                           \
+        kas_wait_for_predecessor();                                                                                    \
         __VA_ARGS__(work, memory);                                                                                     \
     }
 
@@ -214,23 +226,33 @@ KAS_CU kas_keys kas_keys_listed(const kas_work &w, const kas_sequence &s, const 
     return keys;
 }
 
+/* What the list says of entry e, unchecked; a load that may be started well before the position is needed. */
+KAS_CU kas_u32 kas_key_entry(const kas_keys &keys, kas_u32 e)
+{
+    return e < keys.listed && keys.list != nullptr ? (kas_u32)keys.list[e] : 0u;
+}
+
 /*
- * Position of entry e, KAS_ABSENT for none. Lists of the session's own are checked as well as a caller's: nothing that
- * lies in their memory may lead out of a buffer.
+ * Position of entry e, of which the list says `entry`; KAS_ABSENT for none. Lists of the session's own are checked as
+ * well as a caller's: nothing that lies in their memory may lead out of a buffer.
  */
-KAS_CU kas_u32 kas_key_position(const kas_work &w, const kas_keys &keys, kas_u32 e)
+KAS_CU kas_u32 kas_key_position(const kas_work &w, const kas_keys &keys, kas_u32 e, kas_u32 entry)
 {
     if (e >= keys.listed)
         return keys.start + (e - keys.listed);
     if (keys.list == nullptr)
         return e;
-    kas_u32 position = (kas_u32)keys.list[e];
-    if (position >= keys.bound) {
-        if (position != KAS_ABSENT)
+    if (entry >= keys.bound) {
+        if (entry != KAS_ABSENT)
             kas_report(w, KAS_STATUS_LIST);
         return KAS_ABSENT;
     }
-    return position;
+    return entry;
+}
+
+KAS_CU kas_u32 kas_key_position(const kas_work &w, const kas_keys &keys, kas_u32 e)
+{
+    return kas_key_position(w, keys, e, kas_key_entry(keys, e));
 }
 
 /* Where the rows of k and v of one (sequence, kv head) lie. */

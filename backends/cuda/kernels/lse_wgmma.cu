@@ -5,7 +5,8 @@
 #include "flash_wgmma.cuh"
 
 /* y counts query heads: the first of a kv head does the work of all. */
-template <class S> KAS_CU void lse_of_list(const kas_work &w, unsigned char *memory, const kas_sequence &s)
+template <class S>
+KAS_CU void lse_of_list(const kas_work &w, const kas_key_maps &maps, unsigned char *memory, const kas_sequence &s)
 {
     const kas_session_block &session = kas_session_of(w);
     const kas_u32 u = w.call.tile_begin + (gridDim.x - 1u - blockIdx.x), g = blockIdx.y / session.group;
@@ -14,25 +15,26 @@ template <class S> KAS_CU void lse_of_list(const kas_work &w, unsigned char *mem
         return;
     const kas_u32 row = kas_table(w, session.normalizer_map_at + w.call.layer * session.kv_heads + g);
     const kas_keys keys = kas_keys_listed(w, s, t, u, row, kas_causal_keys(s, t.query_end - 1u));
-    flash_wgmma<S>(w, memory, s, flash_tile_rows(w, t, g), keys, g, true, false);
+    flash_wgmma<S>(w, maps, memory, s, flash_tile_rows(w, t, g), keys, g, true, false);
 }
 
-template <class S> KAS_CU void lse_of_all(const kas_work &w, unsigned char *memory, const kas_sequence &s)
+template <class S>
+KAS_CU void lse_of_all(const kas_work &w, const kas_key_maps &maps, unsigned char *memory, const kas_sequence &s)
 {
     const flash_rows rows = flash_head_rows(w, s, S::rows);
     if (rows.count == 0)
         return;
     const kas_keys keys = kas_keys_all(kas_causal_keys(s, rows.query + rows.count - 1u));
-    flash_wgmma<S>(w, memory, s, rows, keys, rows.head / kas_session_of(w).group, true, false);
+    flash_wgmma<S>(w, maps, memory, s, rows, keys, rows.head / kas_session_of(w).group, true, false);
 }
 
-template <class S> KAS_CU void lse_wgmma(const kas_work &w, unsigned char *memory)
+template <class S> KAS_CU void lse_wgmma(const kas_work &w, const kas_key_maps &maps, unsigned char *memory)
 {
     const kas_sequence s = kas_load_sequence(w);
     if (kas_has(w, KAS_CALL_ESTIMATED))
-        lse_of_list<S>(w, memory, s);
+        lse_of_list<S>(w, maps, memory, s);
     else
-        lse_of_all<S>(w, memory, s);
+        lse_of_all<S>(w, maps, memory, s);
 }
 
-FLASH_WGMMA_KERNELS(lse, false, lse_wgmma)
+FLASH_WGMMA_KERNELS(lse, wide_logsumexp, lse_wgmma)

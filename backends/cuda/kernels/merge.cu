@@ -3,8 +3,10 @@
 
 #define MERGE_THREADS 128
 #define MERGE_WARPS (MERGE_THREADS / 32)
+#define MERGE_SPLITS 256 /* splits whose weights are held at a time */
 
 struct merge_memory {
+    float weights[MERGE_SPLITS];
     float greatest[MERGE_WARPS];
     float sum[MERGE_WARPS];
 };
@@ -37,6 +39,26 @@ KAS_CU kas_softmax merge_splits(const float *ml, kas_u32 splits, merge_memory *m
     return total;
 }
 
+/* The weighted sum of element d over all splits; d may lie past the last. */
+KAS_CU float merge_element(const float *ml, const float *parts, kas_u32 splits, kas_u32 head_dim, kas_u32 d,
+                           float greatest, merge_memory *m)
+{
+    float sum = 0.0f;
+    for (kas_u32 first = 0; first < splits; first += MERGE_SPLITS) {
+        const kas_u32 held = kas_min2(splits - first, MERGE_SPLITS);
+        __syncthreads();
+        for (kas_u32 x = threadIdx.x; x < held; x += MERGE_THREADS)
+            m->weights[x] = ml[2 * (first + x) + 1] * kas_softmax_weight(ml[2 * (first + x)], greatest);
+        __syncthreads();
+        const float *part = parts + (kas_u64)first * head_dim + d;
+        if (d < head_dim)
+#pragma unroll 16
+            for (kas_u32 x = 0; x < held; x++)
+                sum += m->weights[x] * part[(kas_u64)x * head_dim];
+    }
+    return sum;
+}
+
 template <class T> KAS_CU void merge_token(const kas_work &w, unsigned char *memory)
 {
     const kas_session_block &session = kas_session_of(w);
@@ -54,14 +76,11 @@ template <class T> KAS_CU void merge_token(const kas_work &w, unsigned char *mem
     const float share = total.sum == 0.0f ? 0.0f : 1.0f / total.sum;
     const float *parts = kas_slot<const float>(w, KAS_SLOT_PART_O) + index * session.head_dim;
     T *out = kas_out_row<T>(w, i, head);
-    for (kas_u32 d = threadIdx.x; d < session.head_dim; d += MERGE_THREADS) {
-        float sum = 0.0f;
-#pragma unroll 8
-        for (kas_u32 split = 0; split < splits; split++) {
-            float weight = ml[2 * split + 1] * kas_softmax_weight(ml[2 * split], total.greatest);
-            sum += weight * parts[(kas_u64)split * session.head_dim + d];
-        }
-        kas_from_float(sum * share, out[d]);
+    for (kas_u32 first = 0; first < session.head_dim; first += MERGE_THREADS) {
+        const kas_u32 d = first + threadIdx.x;
+        const float sum = merge_element(ml, parts, splits, session.head_dim, d, total.greatest, (merge_memory *)memory);
+        if (d < session.head_dim)
+            kas_from_float(sum * share, out[d]);
     }
 }
 

@@ -20,6 +20,28 @@ KAS_CU void kas_copy16(kas_u32 target, const void *source, bool exists)
                  : "memory");
 }
 
+/* Asks the second cache to give up first what is read once. */
+KAS_CU kas_u64 kas_once_policy()
+{
+    kas_u64 policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+/* kas_copy16 of what is read once. */
+KAS_CU void kas_copy16_once(kas_u32 target, const void *source, bool exists, kas_u64 policy)
+{
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(target), "l"(source),
+                 "r"(exists ? 16 : 0), "l"(policy)
+                 : "memory");
+}
+
+/* Four bytes to shared memory. */
+KAS_CU void kas_copy4(kas_u32 target, const void *source)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(target), "l"(source) : "memory");
+}
+
 KAS_CU void kas_copy_commit()
 {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -157,6 +179,15 @@ KAS_CU void kas_open_keys(const kas_work &w, key_source<T, D, VALUES> &source, c
                      (!VALUES || kas_rows_are_aligned(c.v_base, c.v_stride_seq, c.v_stride_token, c.v_stride_head));
 }
 
+/* Makes a source of keys one of their values. */
+template <class T, int D> KAS_CU void kas_values_alone(const kas_work &w, key_source<T, D, false> &source, kas_u32 g)
+{
+    const kas_call &c = w.call;
+    source.k = kas_slot<const T>(w, KAS_SLOT_V);
+    source.k_rows = kas_v_rows(w, g);
+    source.aligned = kas_rows_are_aligned(c.v_base, c.v_stride_seq, c.v_stride_token, c.v_stride_head);
+}
+
 /* Looks up entries first .. first + 15, those from `end` on being absent. */
 template <class T, int D, bool VALUES>
 KAS_CU void kas_look_up(const kas_work &w, key_source<T, D, VALUES> &source, kas_u32 first, kas_u32 end)
@@ -165,8 +196,11 @@ KAS_CU void kas_look_up(const kas_work &w, key_source<T, D, VALUES> &source, kas
     source.next = kas_key_place(w, e < end ? kas_key_position(w, source.keys, e) : KAS_ABSENT);
 }
 
-/* Starts the copies of the entries looked up; rows of absent ones become zeros. One bit for each that exists. */
-template <class T, int D, bool VALUES>
+/*
+ * Starts the copies of the entries looked up; rows of absent ones become zeros. One bit for each that exists. ONCE: no
+ * other block reads them.
+ */
+template <bool ONCE = false, class T, int D, bool VALUES>
 KAS_CU kas_u32 kas_load_keys(const key_source<T, D, VALUES> &source, kas_u32 k_at, kas_u32 v_at)
 {
     typedef row_layout<D> rows;
@@ -175,15 +209,21 @@ KAS_CU kas_u32 kas_load_keys(const key_source<T, D, VALUES> &source, kas_u32 k_a
     const kas_place none = {0u, 0u};
     const kas_place place = source.next.page != KAS_ABSENT ? source.next : none;
     const kas_u64 k_own = kas_row_offset(source.k_rows, place), v_own = kas_row_offset(source.v_rows, place);
+    const kas_u64 policy = ONCE ? kas_once_policy() : 0u;
+    const auto copy = [&](kas_u32 target, const T *from, bool exists) {
+        if (ONCE)
+            kas_copy16_once(target, from, exists, policy);
+        else
+            kas_copy16(target, from, exists);
+    };
     if (source.aligned) {
 #pragma unroll
         for (int x = 0; x < rows::chunks / 2; x++) {
             const kas_u32 row = (x * 32 + lane) / rows::chunks, chunk = (x * 32 + lane) % rows::chunks;
             const bool exists = present >> row & 1u;
-            kas_copy16(k_at + rows::at(row, chunk), source.k + __shfl_sync(0xffffffffu, k_own, row) + chunk * 8u, exists);
+            copy(k_at + rows::at(row, chunk), source.k + __shfl_sync(0xffffffffu, k_own, row) + chunk * 8u, exists);
             if (VALUES)
-                kas_copy16(v_at + rows::at(row, chunk), source.v + __shfl_sync(0xffffffffu, v_own, row) + chunk * 8u,
-                           exists);
+                copy(v_at + rows::at(row, chunk), source.v + __shfl_sync(0xffffffffu, v_own, row) + chunk * 8u, exists);
         }
     } else {
 #pragma unroll 1

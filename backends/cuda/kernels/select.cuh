@@ -7,7 +7,7 @@
 #ifndef KAS_CUDA_SELECT_CUH
 #define KAS_CUDA_SELECT_CUH
 
-#include "common.cuh"
+#include "scan.cuh"
 
 #define SELECT_THREADS 512
 #define SELECT_WARPS (SELECT_THREADS / 32)
@@ -28,36 +28,6 @@ struct select_memory {
     kas_u32 gathered; /* keys that stand in `keys` */
     kas_u32 keys[SELECT_GATHERED];
 };
-
-/* The least kept key, and how many equal to it are kept. */
-struct select_threshold {
-    kas_u32 key;
-    kas_u32 equal;
-};
-
-/* The sum over the block's threads before this one; `total` over all of them. */
-KAS_CU kas_u32 select_scan(select_memory *m, kas_u32 value, kas_u32 *total)
-{
-    const kas_u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    kas_u32 sum = value;
-#pragma unroll
-    for (kas_u32 step = 1; step < 32; step *= 2) {
-        kas_u32 other = __shfl_up_sync(0xffffffffu, sum, step);
-        sum += lane >= step ? other : 0u;
-    }
-    __syncthreads();
-    if (lane == 31)
-        m->warps[warp] = sum;
-    __syncthreads();
-    kas_u32 before = 0, all = 0;
-#pragma unroll
-    for (kas_u32 x = 0; x < SELECT_WARPS; x++) {
-        before += x < warp ? m->warps[x] : 0u;
-        all += m->warps[x];
-    }
-    *total = all;
-    return before + sum - value;
-}
 
 /* Sort keys of this thread's scores in the chunk at `first`; `count` of them exist. */
 KAS_CU kas_u32 select_load(const float *scores, bool aligned, kas_u32 first, kas_u32 candidates,
@@ -94,7 +64,7 @@ KAS_CU void select_find_digit(select_memory *m, kas_u32 wanted)
         counts[x] = copies.x + copies.y + copies.z + copies.w;
         own += counts[x];
     }
-    kas_u32 above = select_scan(m, own, &total);
+    kas_u32 above = block_scan<SELECT_THREADS>(m->warps, own, &total);
 #pragma unroll
     for (int x = (int)share - 1; x >= 0; x--) {
         if (above < wanted && above + counts[x] >= wanted) {
@@ -216,7 +186,7 @@ KAS_CU void select_write(select_memory *m, const float *scores, bool aligned, ka
 #pragma unroll
         for (kas_u32 x = 0; x < SELECT_SHARE; x++)
             own += x >= count ? 0u : keys[x] > least.key ? 1u : keys[x] == least.key ? 0x10000u : 0u;
-        const kas_u32 before = select_scan(m, own, &total);
+        const kas_u32 before = block_scan<SELECT_THREADS>(m->warps, own, &total);
         kas_u32 above = greater + (before & 0xffffu), same = equal + (before >> 16);
 #pragma unroll
         for (kas_u32 x = 0; x < SELECT_SHARE; x++) {

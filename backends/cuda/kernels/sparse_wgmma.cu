@@ -4,7 +4,7 @@
  */
 #include "flash_wgmma.cuh"
 
-template <class S> KAS_CU void sparse_wgmma(const kas_work &w, unsigned char *memory)
+template <class S> KAS_CU void sparse_wgmma(const kas_work &w, const kas_key_maps &maps, unsigned char *memory)
 {
     const kas_session_block &session = kas_session_of(w);
     const kas_sequence s = kas_load_sequence(w);
@@ -15,7 +15,7 @@ template <class S> KAS_CU void sparse_wgmma(const kas_work &w, unsigned char *me
     const kas_u32 row = kas_table(w, session.head_map_at + w.call.layer * session.kv_heads + g);
     const flash_rows rows = flash_tile_rows(w, t, g);
     const kas_keys keys = kas_keys_listed(w, s, t, u, row, kas_causal_keys(s, t.query_end - 1u));
-    flash_wgmma<S>(w, memory, s, rows, keys, g, kas_has(w, KAS_CALL_LSE), kas_has(w, KAS_CALL_OUT));
+    flash_wgmma<S>(w, maps, memory, s, rows, keys, g, kas_has(w, KAS_CALL_LSE), kas_has(w, KAS_CALL_OUT));
 }
 
-FLASH_WGMMA_KERNELS(sparse, true, sparse_wgmma)
+FLASH_WGMMA_KERNELS(sparse, wide_attention, sparse_wgmma)

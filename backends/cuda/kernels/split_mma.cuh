@@ -10,37 +10,49 @@
 #include "mma.cuh"
 #include "split.cuh"
 
-enum split_mode { SPLIT_DENSE, SPLIT_LISTED, SPLIT_LOGITS };
+/* STORED: over a list, whose logits another pass has stored. */
+enum split_mode { SPLIT_DENSE, SPLIT_LISTED, SPLIT_LOGITS, SPLIT_STORED };
 
 #define SPLIT_KEYS 16u
 
-template <class Type, int HEAD_DIM, int ROW_TILES, split_mode MODE> struct split_shape {
+template <class Type, int HEAD_DIM, int ROW_TILES, split_mode MODE, int WARPS = (HEAD_DIM > 128 ? 2 : 4)>
+struct split_shape {
     typedef Type T;
     static constexpr int D = HEAD_DIM;
     static constexpr int M = D > 128 ? 1 : ROW_TILES;
     static constexpr split_mode mode = MODE;
     static constexpr bool values = MODE != SPLIT_LOGITS;
-    static constexpr int warps = D > 128 ? 2 : 4;
+    static constexpr bool stored = MODE == SPLIT_STORED;
+    static constexpr bool listed = MODE == SPLIT_LISTED || stored;
+    static constexpr bool both = values && !stored; /* a step brings keys and values */
+    static constexpr int warps = WARPS;
     static constexpr int threads = warps * 32;
-    static constexpr bool q_in_registers = D * M <= 128;
-    /* Bytes of the keys (and values) of a step, and as many steps as leave room for two blocks on sm_80 and later. */
-    static constexpr int stage = (int)SPLIT_KEYS * row_layout<D>::pitch * (values ? 2 : 1);
-    static constexpr int q_bytes = 16 * M * row_layout<D>::pitch;
-    static constexpr int room = (99 * 1024 - (q_in_registers ? 0 : q_bytes) - 256) / (stage * warps);
+    static constexpr bool q_in_registers = !stored && D * M <= 128;
+    /* Bytes of what a step brings, and as many steps as leave room for two blocks on sm_80 and later. */
+    static constexpr int logits_at = (int)SPLIT_KEYS * row_layout<D>::pitch; /* in STORED */
+    static constexpr int stage = stored ? logits_at + 16 * M * (int)SPLIT_KEYS * 4 : logits_at * (both ? 2 : 1);
+    static constexpr int q_bytes = q_in_registers || stored ? 0 : 16 * M * row_layout<D>::pitch;
+    static constexpr int room = (99 * 1024 - q_bytes - 256) / (stage * warps);
     static constexpr int stages = room > 6 ? 6 : room;
-    static constexpr int q_at = stages * stage * warps;
-    static constexpr int flags_at = q_at + (q_in_registers ? 0 : q_bytes);
+    /* Queries on their way to registers pass through the stage that is filled last. */
+    static constexpr int q_at = (q_in_registers ? stages - 1 : stages) * stage * warps;
+    static constexpr int flags_at = stages * stage * warps + q_bytes;
     static constexpr int stream_bytes = flags_at + stages * warps * 4;
-    /* At the end the same memory holds each warp's sums and outputs. */
-    static constexpr int merge_bytes = warps * 16 * M * (values ? D + 2 : 2) * 4;
+    /* At the end the same memory holds each warp's sums and outputs, in a team also those of the block. */
+    static constexpr int part = values ? D + 2 : 2;
+    static constexpr int block_at = warps * 16 * M * part * 4;
+    static constexpr int merge_bytes = block_at + 16 * M * part * 4;
     static constexpr int shared = stream_bytes > merge_bytes ? stream_bytes : merge_bytes;
     static_assert(stages >= 2, "a pipeline needs two stages");
+    static_assert(!q_in_registers || stage * warps >= 16 * M * row_layout<D>::pitch, "the queries fit a stage");
 };
 
 /* What a warp knows about the keys it streams. */
 template <class S> struct split_stream {
-    key_source<typename S::T, S::D, S::values> source;
+    key_source<typename S::T, S::D, S::both> source;
     split_range range;
+    const float *logits; /* STORED: of the kv head's first query row */
+    kas_u32 position;    /* STORED: of the entry looked up */
     kas_u32 offset; /* position of the first query token: keys up to it are seen by every row */
     unsigned char *memory;
 };
@@ -70,14 +82,35 @@ template <class S> KAS_CU kas_u32 *split_flags(const split_stream<S> &stream, ka
 
 template <class S> KAS_CU void split_look_up(const kas_work &w, split_stream<S> &stream, kas_u32 step)
 {
-    kas_look_up(w, stream.source, split_entry<S>(stream, step), stream.range.end);
+    const kas_u32 e = split_entry<S>(stream, step) + threadIdx.x % SPLIT_KEYS;
+    stream.position = e < stream.range.end ? kas_key_position(w, stream.source.keys, e) : KAS_ABSENT;
+    stream.source.next = kas_key_place(w, stream.position);
+}
+
+/* Starts the copies of the logits of the entries looked up, in STORED: 16 of a query row side by side. */
+template <class S>
+KAS_CU void split_load_logits(const kas_work &w, const split_stream<S> &stream, kas_u32 target, kas_u32 first_row)
+{
+    const kas_u32 lane = threadIdx.x % 32, rows = kas_session_of(w).group * w.call.queries;
+    const kas_u32 position = stream.position == KAS_ABSENT ? 0u : stream.position;
+    const float *entry = stream.logits + position;
+#pragma unroll
+    for (int x = 0; x < 8 * S::M; x++) {
+        const kas_u32 row = 2 * x + lane / SPLIT_KEYS;
+        if (first_row + row < rows)
+            kas_copy4(target + (row * SPLIT_KEYS + lane % SPLIT_KEYS) * 4u,
+                      entry + (kas_u64)(first_row + row) * w.call.score_stride);
+    }
 }
 
 /* Starts the copies of a step, whose keys were looked up before, and looks up the next step's. */
-template <class S> KAS_CU void split_load(const kas_work &w, split_stream<S> &stream, kas_u32 step, kas_u32 stage)
+template <class S>
+KAS_CU void split_load(const kas_work &w, split_stream<S> &stream, kas_u32 step, kas_u32 stage, kas_u32 first_row)
 {
     const kas_u32 target = kas_shared_address(split_stage<S>(stream, stage));
-    const kas_u32 present = kas_load_keys(stream.source, target, target + SPLIT_KEYS * row_layout<S::D>::pitch);
+    const kas_u32 present = kas_load_keys<true>(stream.source, target, target + SPLIT_KEYS * row_layout<S::D>::pitch);
+    if (S::stored)
+        split_load_logits<S>(w, stream, target + S::logits_at, first_row);
     if (threadIdx.x % 32 == 0)
         *split_flags<S>(stream, stage) = present;
     split_look_up<S>(w, stream, step + 1);
@@ -92,13 +125,13 @@ template <class S> struct split_state {
     kas_u32 seen[S::M][2];   /* positions up to this are seen */
 };
 
-/* Brings the query rows first .. first + 16 M - 1 of kv head g to shared memory at q_at, or over the stages. */
+/* Brings the query rows first .. first + 16 M - 1 of kv head g to shared memory at q_at. */
 template <class S> KAS_CU void split_load_queries(const kas_work &w, unsigned char *memory, kas_u32 g, kas_u32 first,
                                                   kas_u32 queries)
 {
     typedef row_layout<S::D> rows;
     const kas_session_block &session = kas_session_of(w);
-    const kas_u32 target = kas_shared_address(memory + (S::q_in_registers ? 0 : S::q_at));
+    const kas_u32 target = kas_shared_address(memory + S::q_at);
     const bool aligned = kas_rows_are_aligned(w.call.q_base, w.call.q_stride_seq, w.call.q_stride_token,
                                               w.call.q_stride_head);
     for (kas_u32 index = threadIdx.x; index < 16 * S::M * rows::chunks; index += S::threads) {
@@ -144,7 +177,7 @@ template <class S> KAS_CU void split_begin(const kas_work &w, split_state<S> &st
         if (S::q_in_registers)
 #pragma unroll
             for (int k = 0; k < S::D / 16; k++)
-                split_load_q_matrices<S>(memory, m, k, state.q[m][k]);
+                split_load_q_matrices<S>(memory + S::q_at, m, k, state.q[m][k]);
     }
 }
 
@@ -173,6 +206,24 @@ KAS_CU void split_logits(const split_state<S> &state, const unsigned char *memor
             kas_multiply_add(typename S::T(), logits[m][1], a, b[2], b[3]);
         }
     }
+}
+
+/* The logits that another pass stored, in the layout of split_logits. Rows that do not exist are left undefined. */
+template <class S>
+KAS_CU void split_stored_logits(const unsigned char *stage, float logits[S::M][2][4])
+{
+    const float *rows = (const float *)(stage + S::logits_at);
+#pragma unroll
+    for (int m = 0; m < S::M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+                const kas_u32 row = 16 * m + 8 * half + threadIdx.x % 32 / 4;
+                const float2 two = *(const float2 *)(rows + row * SPLIT_KEYS + 8 * n + threadIdx.x % 4 * 2);
+                logits[m][n][2 * half] = two.x;
+                logits[m][n][2 * half + 1] = two.y;
+            }
 }
 
 /* Takes out keys that do not exist or lie behind a row's own position. */
@@ -291,14 +342,19 @@ KAS_CU void split_step(const kas_work &w, const split_stream<S> &stream, split_s
                        kas_u32 stage, kas_u32 first_row, kas_u32 queries)
 {
     const kas_u32 first = split_entry<S>(stream, step);
-    const kas_u32 at = kas_shared_address(split_stage<S>(stream, stage));
+    const unsigned char *brought = split_stage<S>(stream, stage);
+    const kas_u32 at = kas_shared_address(brought);
     const kas_u32 present = *split_flags<S>(stream, stage);
     const float scale = kas_session_of(w).scale;
+    const bool store = S::mode == SPLIT_LOGITS && kas_has(w, KAS_CALL_STORE_LOGITS);
     float logits[S::M][2][4];
-    split_logits<S>(state, stream.memory, at, logits);
+    if (S::stored)
+        split_stored_logits<S>(brought, logits);
+    else
+        split_logits<S>(state, stream.memory, at, logits);
     if (present != 0xffffu || kas_last_position(stream.source.keys, first + SPLIT_KEYS) > stream.offset)
         split_mask<S>(stream, state, first, present, logits);
-    if (S::mode == SPLIT_LOGITS && kas_has(w, KAS_CALL_STORE_LOGITS)) {
+    if (store) {
 #pragma unroll
         for (int m = 0; m < S::M; m++)
 #pragma unroll
@@ -306,7 +362,7 @@ KAS_CU void split_step(const kas_work &w, const split_stream<S> &stream, split_s
                 logits[m][x / 4][x % 4] *= scale;
         split_store_logits<S>(w, stream, first_row, queries, first, logits);
     }
-    const float factor = S::mode == SPLIT_LOGITS && kas_has(w, KAS_CALL_STORE_LOGITS) ? KAS_LOG2_E : scale * KAS_LOG2_E;
+    const float factor = store || S::stored ? KAS_LOG2_E : scale * KAS_LOG2_E;
 #pragma unroll
     for (int m = 0; m < S::M; m++)
 #pragma unroll
@@ -314,13 +370,13 @@ KAS_CU void split_step(const kas_work &w, const split_stream<S> &stream, split_s
             logits[m][x / 4][x % 4] *= factor;
     split_weigh<S>(state, logits);
     if (S::values)
-        split_accumulate<S>(state, at + SPLIT_KEYS * row_layout<S::D>::pitch, logits);
+        split_accumulate<S>(state, at + (S::both ? SPLIT_KEYS * row_layout<S::D>::pitch : 0u), logits);
 }
 
 /* A warp's part of a query row in shared memory: greatest logit, sum, D outputs. */
 template <class S> KAS_CU float *split_part(unsigned char *memory, kas_u32 warp, kas_u32 row)
 {
-    return (float *)memory + (warp * 16 * S::M + row) * (S::values ? S::D + 2 : 2);
+    return (float *)memory + (warp * 16 * S::M + row) * S::part;
 }
 
 template <class S> KAS_CU void split_publish(unsigned char *memory, const split_state<S> &state)
@@ -347,15 +403,12 @@ template <class S> KAS_CU void split_publish(unsigned char *memory, const split_
         }
 }
 
-/* Merges the warps' parts of one query row and writes the split's result; run by one warp. */
+/* What the warps' parts of one query row make together: its softmax, and each warp's weight in it. */
 template <class S>
-KAS_CU void split_write_row(const kas_work &w, unsigned char *memory, kas_u32 local, kas_u32 row, kas_u32 queries)
+KAS_CU kas_softmax split_merge_warps(unsigned char *memory, kas_u32 local, bool exists, float weights[S::warps])
 {
-    const kas_session_block &session = kas_session_of(w);
-    const kas_u32 lane = threadIdx.x % 32;
-    const kas_u32 i = row % w.call.queries, head = blockIdx.y * session.group + row / w.call.queries;
-    float greatest = KAS_NEGATIVE_INFINITY, sum = 0.0f, weights[S::warps];
-    if (i < queries)
+    float greatest = KAS_NEGATIVE_INFINITY, sum = 0.0f;
+    if (exists)
 #pragma unroll
         for (int warp = 0; warp < S::warps; warp++)
             greatest = fmaxf(greatest, split_part<S>(memory, warp, local)[0]);
@@ -363,12 +416,35 @@ KAS_CU void split_write_row(const kas_work &w, unsigned char *memory, kas_u32 lo
     for (int warp = 0; warp < S::warps; warp++) {
         const float *part = split_part<S>(memory, warp, local);
         weights[warp] = greatest == KAS_NEGATIVE_INFINITY ? 0.0f : kas_exp2(part[0] - greatest);
-        sum += i < queries && part[1] != 0.0f ? part[1] * weights[warp] : 0.0f;
+        sum += exists && part[1] != 0.0f ? part[1] * weights[warp] : 0.0f;
     }
     /* A row of nothing but NaN has no greatest logit; its sum still tells. */
     if (sum != sum && greatest == KAS_NEGATIVE_INFINITY)
         greatest = 0.0f;
     const kas_softmax result = {greatest * KAS_LN_2, sum};
+    return result;
+}
+
+/* Element d of the row's output. */
+template <class S>
+KAS_CU float split_merge_output(unsigned char *memory, kas_u32 local, kas_u32 d, float sum,
+                                const float weights[S::warps])
+{
+    float total = 0.0f;
+#pragma unroll
+    for (int warp = 0; warp < S::warps; warp++)
+        total += weights[warp] * split_part<S>(memory, warp, local)[2 + d];
+    return sum == 0.0f ? 0.0f : total / sum;
+}
+
+/* Writes the split's result of one query row; run by one warp. */
+template <class S>
+KAS_CU void split_write_row(const kas_work &w, unsigned char *memory, kas_u32 local, kas_u32 row, kas_u32 queries)
+{
+    const kas_u32 lane = threadIdx.x % 32;
+    const kas_u32 i = row % w.call.queries, head = blockIdx.y * kas_session_of(w).group + row / w.call.queries;
+    float weights[S::warps];
+    const kas_softmax result = split_merge_warps<S>(memory, local, i < queries, weights);
     const bool direct = S::values && kas_has(w, KAS_CALL_DIRECT);
     const kas_u64 index = direct ? 0 : kas_partial_index(w, gridDim.y, blockIdx.y, row, blockIdx.x);
     if (lane == 0 && !direct) {
@@ -380,15 +456,10 @@ KAS_CU void split_write_row(const kas_work &w, unsigned char *memory, kas_u32 lo
     }
     if (!S::values || (direct && (i >= queries || !kas_has(w, KAS_CALL_OUT))))
         return;
-    const float share = sum == 0.0f ? 0.0f : 1.0f / sum;
     typename S::T *out = direct ? kas_out_row<typename S::T>(w, i, head) : nullptr;
     float *partial = kas_slot<float>(w, KAS_SLOT_PART_O) + index * S::D;
     for (int d = lane; d < S::D; d += 32) {
-        float total = 0.0f;
-#pragma unroll
-        for (int warp = 0; warp < S::warps; warp++)
-            total += weights[warp] * split_part<S>(memory, warp, local)[2 + d];
-        total = sum == 0.0f ? 0.0f : total * share;
+        const float total = split_merge_output<S>(memory, local, d, result.sum, weights);
         if (direct)
             kas_from_float(total, out[d]);
         else
@@ -400,11 +471,29 @@ template <class S> KAS_CU split_stream<S> split_open(const kas_work &w, unsigned
                                                      kas_u32 g)
 {
     split_stream<S> stream;
-    kas_open_keys(w, stream.source, split_keys_of<S::mode == SPLIT_LISTED>(w, s, g), g);
+    kas_open_keys(w, stream.source, split_keys_of<S::listed>(w, s, g), g);
+    if constexpr (S::stored) {
+        kas_values_alone(w, stream.source, g);
+        stream.logits = kas_slot<const float>(w, KAS_SLOT_LOGITS) +
+                        kas_query_row_index(w, gridDim.y, blockIdx.y, 0u) * w.call.score_stride;
+    }
     stream.range = split_range_of(w, blockIdx.x, stream.source.keys.total);
     stream.offset = s.offset;
     stream.memory = memory;
     return stream;
+}
+
+/* Starts the copies of the warp's first steps. */
+template <class S> KAS_CU void split_start(const kas_work &w, split_stream<S> &stream, kas_u32 first_row)
+{
+    const kas_u32 steps = split_steps<S>(stream);
+    split_look_up<S>(w, stream, 0u);
+#pragma unroll
+    for (int step = 0; step < S::stages - 1; step++) {
+        if ((kas_u32)step < steps)
+            split_load<S>(w, stream, step, step, first_row);
+        kas_copy_commit();
+    }
 }
 
 /* Streams the warp's keys past its query rows. */
@@ -413,20 +502,13 @@ KAS_CU void split_run(const kas_work &w, split_stream<S> &stream, split_state<S>
                       kas_u32 queries)
 {
     const kas_u32 steps = split_steps<S>(stream);
-    split_look_up<S>(w, stream, 0u);
-#pragma unroll
-    for (int step = 0; step < S::stages - 1; step++) {
-        if ((kas_u32)step < steps)
-            split_load<S>(w, stream, step, step);
-        kas_copy_commit();
-    }
     kas_u32 stage = 0;
     for (kas_u32 step = 0; step < steps; step++) {
         kas_copy_wait<S::stages - 2>();
         __syncwarp();
         const kas_u32 ahead = step + S::stages - 1;
         if (ahead < steps)
-            split_load<S>(w, stream, ahead, stage == 0 ? S::stages - 1 : stage - 1);
+            split_load<S>(w, stream, ahead, stage == 0 ? S::stages - 1 : stage - 1, first_row);
         kas_copy_commit();
         split_step<S>(w, stream, state, step, stage, first_row, queries);
         stage = stage + 1 == S::stages ? 0 : stage + 1;
@@ -434,7 +516,17 @@ KAS_CU void split_run(const kas_work &w, split_stream<S> &stream, split_state<S>
     kas_copy_wait<0>();
 }
 
-template <class S> KAS_CU void split_mma(const kas_work &w, unsigned char *memory)
+/* Writes the split's results of the rows from `first` on. */
+template <class S>
+KAS_CU void split_write_rows(const kas_work &w, unsigned char *memory, kas_u32 first, kas_u32 rows, kas_u32 queries)
+{
+    for (kas_u32 local = threadIdx.x / 32; local < 16 * S::M && first + local < rows; local += S::warps)
+        split_write_row<S>(w, memory, local, first + local, queries);
+    __syncthreads();
+}
+
+/* finish(first, rows, queries) takes the parts of all warps for the rows from `first` on and leaves the memory free. */
+template <class S, class Finish> KAS_CU void split_work(const kas_work &w, unsigned char *memory, const Finish &finish)
 {
     const kas_session_block &session = kas_session_of(w);
     const kas_sequence s = kas_load_sequence(w);
@@ -447,7 +539,9 @@ template <class S> KAS_CU void split_mma(const kas_work &w, unsigned char *memor
     split_stream<S> stream = split_open<S>(w, memory, s, g);
     for (kas_u32 first = 0; first < rows; first += 16 * S::M) {
         split_state<S> state;
-        split_load_queries<S>(w, memory, g, first, s.queries);
+        split_start<S>(w, stream, first);
+        if (!S::stored)
+            split_load_queries<S>(w, memory, g, first, s.queries);
         split_begin<S>(w, state, memory, first, s);
         if (S::q_in_registers)
             __syncthreads();
@@ -455,10 +549,15 @@ template <class S> KAS_CU void split_mma(const kas_work &w, unsigned char *memor
         __syncthreads();
         split_publish<S>(memory, state);
         __syncthreads();
-        for (kas_u32 local = threadIdx.x / 32; local < 16 * S::M && first + local < rows; local += S::warps)
-            split_write_row<S>(w, memory, local, first + local, s.queries);
-        __syncthreads();
+        finish(first, rows, s.queries);
     }
+}
+
+template <class S> KAS_CU void split_mma(const kas_work &w, unsigned char *memory)
+{
+    split_work<S>(w, memory, [&](kas_u32 first, kas_u32 rows, kas_u32 queries) {
+        split_write_rows<S>(w, memory, first, rows, queries);
+    });
 }
 
 #define SPLIT_MMA_KERNEL(name, T, D, M, MODE)                                                                          \

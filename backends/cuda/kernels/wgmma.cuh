@@ -26,6 +26,13 @@ KAS_CU void kas_barrier_arrive_copied(kas_u32 barrier)
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
+/* `count` arrivals at once, and `bytes` that copies of the tensor copy engine will bring before the phase ends. */
+KAS_CU void kas_barrier_expect(kas_u32 barrier, kas_u32 count, kas_u32 bytes)
+{
+    asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+
 /* Whether the phase of this parity has ended; false may also mean not yet seen. */
 KAS_CU bool kas_barrier_passed(kas_u32 barrier, kas_u32 parity)
 {
@@ -63,6 +70,14 @@ KAS_CU void kas_fence_matrices()
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+/* The lesser of two, NaN when either is one. */
+KAS_CU float kas_min_or_nan(float a, float b)
+{
+    float c;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+    return c;
+}
+
 /* ---- Matrix products of a warpgroup ---------------------------------------------------------------------------- */
 
 /*
@@ -81,22 +96,29 @@ template <int R> struct wide_tile {
     /* Columns 16 k .. 16 k + 15 of the rows from `tile` on, summed over: operand of a product along columns. */
     static __device__ __forceinline__ kas_u64 columns(kas_u32 tile, kas_u32 k)
     {
-        return describe(tile + k / 4u * half + k % 4u * 32u, 16u);
+        return describe(tile, 16u, k / 4u * half + k % 4u * 32u);
     }
 
     /* Rows 16 k .. 16 k + 15, summed over: operand of a product along rows. */
     static __device__ __forceinline__ kas_u64 rows(kas_u32 tile, kas_u32 k)
     {
-        return describe(tile + k * 2048u, half);
+        return describe(tile, half, k * 2048u);
     }
 
-    /* A matrix descriptor: 128-byte exchange, groups of eight rows 1,024 bytes apart. */
-    static __device__ __forceinline__ kas_u64 describe(kas_u32 address, kas_u32 leading)
+    /* A matrix descriptor: 128-byte exchange, groups of eight rows 1,024 bytes apart. The offset is added last, so that
+       descriptors of one tile differ by a constant. */
+    static __device__ __forceinline__ kas_u64 describe(kas_u32 tile, kas_u32 leading, kas_u32 offset)
     {
-        return (kas_u64)1 << 62 | (kas_u64)(1024u >> 4) << 32 | (kas_u64)(leading >> 4) << 16 |
-               (kas_u64)((address & 0x3ffffu) >> 4);
+        const kas_u32 low = (leading >> 4 << 16 | tile >> 4) + (offset >> 4);
+        return (kas_u64)(1u << 30 | 1024u >> 4) << 32 | low;
     }
 };
+
+/* The number of this thread's warpgroup, in a form that the compiler knows to be the same in all lanes. */
+KAS_CU kas_u32 kas_warpgroup()
+{
+    return __shfl_sync(0xffffffffu, threadIdx.x / 128u, 0);
+}
 
 /* Orders register and shared memory accesses before the products that follow. */
 KAS_CU void kas_wgmma_begin()
@@ -107,6 +129,28 @@ KAS_CU void kas_wgmma_begin()
 KAS_CU void kas_wgmma_commit()
 {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+/* What the host knows about the keys and values of a launch: maps of axes (element, token, kv head, sequence). */
+struct alignas(64) kas_tensor_map {
+    kas_u64 words[16];
+};
+
+struct kas_key_maps {
+    kas_tensor_map k, v;
+    kas_u32 present; /* 0: rows are to be copied one by one */
+};
+
+/* Brings the tile of keys from `token` on to a wide_tile<128>; one thread starts it, the barrier counts its bytes. */
+KAS_CU void kas_fetch_tile(kas_u32 tile, const kas_tensor_map &map, kas_u32 token, kas_u32 head, kas_u32 sequence,
+                           kas_u32 barrier)
+{
+#pragma unroll
+    for (kas_u32 half = 0; half < 2; half++)
+        asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+                     "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(tile + half * wide_tile<128>::half),
+                     "l"(&map), "r"(half * 64u), "r"(token), "r"(head), "r"(sequence), "r"(barrier)
+                     : "memory");
 }
 
 /* Waits until at most N committed groups are under way. */
@@ -174,6 +218,19 @@ template <class T, class A, class B> KAS_CU void kas_wgmma_product(float c[16][4
         kas_wgmma_columns(T(), c, A::columns(a, k), B::columns(b, k), k != 0);
     kas_wgmma_commit();
 }
+
+/* KAS_CUDA_KERNEL of a kernel that takes kas_key_maps as well: body(work, maps, memory). */
+#define KAS_CUDA_KERNEL_WITH_MAPS(name, threads, shared, ...)                                                          \
+    extern "C" __constant__ unsigned name##_shape[2] = {threads, shared};                                              \
+    extern "C" __global__ void __launch_bounds__(threads, 1)                                                           \
+        name(const __grid_constant__ kas_call call, const __grid_constant__ kas_slots slots,                           \
+             const __grid_constant__ kas_key_maps maps)                                                                \
+    {                                                                                                                  \
+        extern __shared__ __align__(1024) unsigned char memory[];                                                      \
+        const kas_work work = {call, slots};                                                                           \
+        kas_wait_for_predecessor();                                                                                    \
+        __VA_ARGS__(work, maps, memory);                                                                               \
+    }
 
 /* Registers a thread of this warpgroup may use from now on. */
 template <int N> KAS_CU void kas_raise_registers()

@@ -1,17 +1,21 @@
 /*
  * fake_cuda.c - a libcuda.so.1 without a device behind it: memory is the host's, kernels do nothing. FAKE_CUDA in the
  * environment names what is wrong with it: "none" (no device permitted), "old" (version), "memory" (none left), "lost"
- * (launches run into an illegal address). Built with FAKE_CUDA_LACKS it has no cuMemsetD8Async.
+ * (launches run into an illegal address). Built with FAKE_CUDA_LACKS it has no cuMemsetD8Async. Tensor maps are judged
+ * by the driver's rules for alignment; fake_cuda_maps is the word behind those of the last kernel that took any.
  */
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { NO_DEVICE = 100, OUT_OF_MEMORY = 2, ILLEGAL_ADDRESS = 700 };
+enum { NO_DEVICE = 100, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, ILLEGAL_ADDRESS = 700, MAP_BYTES = 128 };
+
+unsigned fake_cuda_maps;
 
 typedef unsigned long long pointer;
 
 static int lost;
+static int takes_maps; /* its address is the handle of kernels that do */
 
 static bool is(const char *mode)
 {
@@ -72,13 +76,18 @@ FAKE(cuEventElapsedTime, (float *ms, void *first, void *second), (void)first; (v
 FAKE(cuModuleLoadDataEx, (void **module, const void *image, unsigned options, int *names, void **values), (void)image;
      (void)options; (void)names; (void)values; *module = &lost)
 FAKE(cuModuleUnload, (void *module), (void)module)
-FAKE(cuModuleGetFunction, (void **function, void *module, const char *name), (void)module; (void)name;
-     *function = &lost)
+FAKE(cuModuleGetFunction, (void **function, void *module, const char *name), (void)module;
+     *function = strstr(name, "_wgmma_") ? &takes_maps : &lost)
 FAKE(cuModuleGetGlobal_v2, (pointer * at, size_t *bytes, void *module, const char *name), (void)module; (void)name;
      static unsigned shape[2] = {128, 1024}; *at = (pointer)(size_t)shape; *bytes = sizeof(shape))
 FAKE(cuFuncSetAttribute, (void *function, int attribute, int value), (void)function; (void)attribute; (void)value)
-FAKE(cuLaunchKernel,
-     (void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-      void *stream, void **arguments, void **extra),
-     (void)function; (void)gx; (void)gy; (void)gz; (void)bx; (void)by; (void)bz; (void)shared; (void)stream;
-     (void)arguments; (void)extra; if (is("lost")) lost = ILLEGAL_ADDRESS; return 0)
+FAKE(cuLaunchKernelEx, (const void *config, void *function, void **arguments, void **extra), (void)config; (void)extra;
+     if (function == &takes_maps) memcpy(&fake_cuda_maps, (char *)arguments[2] + 2 * MAP_BYTES, sizeof(fake_cuda_maps));
+     if (is("lost")) lost = ILLEGAL_ADDRESS; return 0)
+FAKE(cuTensorMapEncodeTiled,
+     (void *map, int type, unsigned rank, void *base, const unsigned long long *extents,
+      const unsigned long long *strides, const unsigned *box, const unsigned *steps, int interleave, int swizzle,
+      int promotion, int fill),
+     (void)type; (void)extents; (void)box; (void)steps; (void)interleave; (void)swizzle; (void)promotion; (void)fill;
+     if ((size_t)map % 64 != 0 || (size_t)base % 16 != 0) return INVALID_VALUE;
+     for (unsigned i = 0; i + 1 < rank; i++) if (strides[i] % 16 != 0) return INVALID_VALUE; memset(map, 1, MAP_BYTES))
