@@ -126,8 +126,9 @@ static uint64_t handle_of(const void *handle)
 
 /* ---- A driver that fails ---------------------------------------------------------------------------------------- */
 
-static int fail_at;           /* the call that fails, counted from 1; 0: none */
-static cl_int fail_with;      /* what it answers */
+static int fail_at;           /* the first call that fails, counted from 1; 0: none */
+static int fail_count;        /* calls that fail from there */
+static cl_int fail_with;      /* what they answer */
 static const char *fail_only; /* fails that entry point alone; NULL: any of them */
 static const char *bad_text;  /* programs with these words in their options do not build */
 static int calls;             /* that could have failed */
@@ -139,7 +140,8 @@ static int fails(const char *name)
 {
     if (fail_only && strcmp(fail_only, name) != 0)
         return 0;
-    return ++calls == fail_at;
+    calls++;
+    return fail_at && calls >= fail_at && calls < fail_at + fail_count;
 }
 
 /* Replaces an entry point that makes an object and reports its error through the last argument. */
@@ -254,6 +256,7 @@ static void no_faults(void)
 {
     replace_driver();
     fail_at = calls = 0;
+    fail_count = 1;
     fail_with = CL_OUT_OF_RESOURCES;
     fail_only = bad_text = NULL;
 }
@@ -545,23 +548,63 @@ static void test_out_of_resources(void **state)
     assert_int_equal(objects, 0);
 }
 
-/* Each of the launches in turn. */
-static void test_every_launch_fails(void **state)
+/* A life in which `count` calls of an entry point fail from the nth on. */
+static kas_status life_with_fault(const char *entry, int nth, int count)
+{
+    no_faults();
+    fail_only = entry;
+    fail_at = nth;
+    fail_count = count;
+    kas_status status = whole_life();
+    assert_int_equal(objects, 0);
+    if (status != KAS_OK)
+        assert_true(strlen(kas_last_error()) > 0);
+    return status;
+}
+
+/* Each call of an entry point in turn: the life ends there and says so. */
+static void refuse_each(const char *entry, int least, kas_status expected)
+{
+    assert_int_equal(life_with_fault(entry, 0, 0), KAS_OK);
+    int most = calls;
+    assert_true(most >= least);
+    for (int n = 1; n <= most; n++)
+        assert_int_equal(life_with_fault(entry, n, 1), expected);
+}
+
+static void test_every_call_fails(void **state)
 {
     (void)state;
     need_device();
-    no_faults();
-    fail_only = "clEnqueueNDRangeKernel";
-    check(whole_life());
+    refuse_each("clCreateCommandQueue", 2, KAS_ERROR_DRIVER);
+    refuse_each("clCreateBuffer", 3, KAS_ERROR_OUT_OF_DEVICE_MEMORY);
+    refuse_each("clEnqueueNDRangeKernel", 5, KAS_ERROR_DRIVER);
+    refuse_each("clEnqueueReadBuffer", 1, KAS_ERROR_DRIVER);
+}
+
+/* Each kernel in turn cannot be had, `count` calls of the entry point being what makes one: another row that fits
+   serves, or the session is refused. */
+static void miss_each_kernel(const char *entry, int count, kas_status expected)
+{
+    int refused = 0;
+    assert_int_equal(life_with_fault(entry, 0, 0), KAS_OK);
     int most = calls;
     assert_true(most >= 5);
-    for (int n = 2; n <= most; n++) {
-        no_faults();
-        fail_only = "clEnqueueNDRangeKernel";
-        fail_at = n;
-        assert_int_equal(whole_life(), KAS_ERROR_DRIVER);
-        assert_int_equal(objects, 0);
+    for (int n = 1; n <= most; n++) {
+        kas_status status = life_with_fault(entry, n, count);
+        assert_true(status == KAS_OK || status == expected);
+        refused += status != KAS_OK;
     }
+    assert_true(refused > 0);
+    assert_int_equal(life_with_fault(entry, 0, 0), KAS_OK);
+}
+
+static void test_every_kernel_fails(void **state)
+{
+    (void)state;
+    need_device();
+    miss_each_kernel("clBuildProgram", 2, KAS_ERROR_UNSUPPORTED); /* of the kept binary, then of the text */
+    miss_each_kernel("clCreateKernel", 1, KAS_ERROR_DRIVER);
 }
 
 /* A lost device says so, and goes on saying so; another context of the same device works. */
@@ -753,10 +796,10 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_context_and_buffers), cmocka_unit_test(test_queue_and_events),
         cmocka_unit_test(test_wrong_imports),       cmocka_unit_test(test_out_of_resources),
-        cmocka_unit_test(test_every_launch_fails),  cmocka_unit_test(test_device_lost),
-        cmocka_unit_test(test_row_does_not_build),  cmocka_unit_test(test_no_row_builds),
-        cmocka_unit_test(test_binary_cache),        cmocka_unit_test(test_no_platform),
-        cmocka_unit_test(test_no_library),
+        cmocka_unit_test(test_every_call_fails),    cmocka_unit_test(test_every_kernel_fails),
+        cmocka_unit_test(test_device_lost),         cmocka_unit_test(test_row_does_not_build),
+        cmocka_unit_test(test_no_row_builds),       cmocka_unit_test(test_binary_cache),
+        cmocka_unit_test(test_no_platform),         cmocka_unit_test(test_no_library),
     };
     int failed = cmocka_run_group_tests(tests, set_up, tear_down);
     clear_entries();
