@@ -63,6 +63,8 @@ static cJSON *row_json(const conformance_row *row)
     cJSON_AddStringToObject(object, "status", row->failed ? "failed" : ran ? "passed" : "untested");
     cJSON_AddNumberToObject(object, "passed", row->passed);
     cJSON_AddNumberToObject(object, "failed", row->failed);
+    cJSON_AddNumberToObject(object, "share", row->share);
+    cJSON_AddStringToObject(object, "nearest", row->nearest);
     return object;
 }
 

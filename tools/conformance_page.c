@@ -3,6 +3,7 @@
 
 #include "lm/mapped_file.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 static const char *text_of(const cJSON *object, const char *name)
@@ -31,6 +32,15 @@ static void escape(FILE *file, const char *text)
         }
 }
 
+/* One sentence, in colour. */
+static void verdict(FILE *file, const cJSON *record)
+{
+    double passed = number_of(record, "passed"), failed = number_of(record, "failed");
+    bool good = failed == 0.0 && passed > 0.0;
+    fprintf(file, "<p class=\"verdict %s\">%.0f cases passed, %.0f failed, %.0f skipped; %.0f rows untested.</p>\n",
+            good ? "passed" : "failed", passed, failed, number_of(record, "skipped"), number_of(record, "untested"));
+}
+
 static void fact(FILE *file, const char *name, const char *value)
 {
     fprintf(file, "<tr><th>%s</th><td>", name);
@@ -52,57 +62,53 @@ static void facts(FILE *file, const cJSON *record)
         escape(file, cJSON_IsString(feature) ? feature->valuestring : "");
         fputc(' ', file);
     }
-    fprintf(file, "</td></tr>\n<tr><th>cases</th><td>%.0f passed, %.0f failed, %.0f skipped; %.0f rows untested; %.0f s"
-                  "</td></tr>\n</table>\n",
-            number_of(record, "passed"), number_of(record, "failed"), number_of(record, "skipped"),
-            number_of(record, "untested"), number_of(record, "duration_s"));
+    fprintf(file, "</td></tr>\n<tr><th>seed</th><td>%.0f</td></tr>\n<tr><th>time</th><td>%.0f s</td></tr>\n</table>\n",
+            number_of(record, "seed"), number_of(record, "duration_s"));
 }
 
-/* The largest error of a row's cases as a share of its bound, and the case it comes from. */
-static double worst_case(const cJSON *record, const char *variant, const char **name)
+static void row_line(FILE *file, const cJSON *row)
 {
-    double worst = 0.0;
-    *name = "";
-    const cJSON *result;
-    cJSON_ArrayForEach(result, cJSON_GetObjectItemCaseSensitive(record, "cases"))
-    {
-        double bound = number_of(result, "bound");
-        if (strcmp(text_of(result, "variant"), variant) != 0 || bound <= 0.0)
-            continue;
-        double share = number_of(result, "error") / bound;
-        if (share >= worst) {
-            worst = share;
-            *name = text_of(result, "name");
-        }
-    }
-    return worst;
+    const char *status = text_of(row, "status");
+    bool measured = *text_of(row, "nearest") != '\0';
+    fprintf(file, "<tr class=%s><td>%s</td><td>", status, text_of(row, "operation"));
+    escape(file, text_of(row, "variant"));
+    fprintf(file, "</td><td>%s</td><td class=n>%.0f</td><td class=n>%.0f</td><td class=n>", status,
+            number_of(row, "passed"), number_of(row, "failed"));
+    if (measured)
+        fprintf(file, "%.3f", number_of(row, "share"));
+    fputs("</td><td>", file);
+    escape(file, text_of(row, "nearest"));
+    fputs("</td></tr>\n", file);
 }
 
+/* Operation by operation, each one's rows in the order of the device's table: best first. */
 static void rows(FILE *file, const cJSON *record)
 {
-    fputs("<h2>Rows</h2>\n<table>\n<tr><th>operation</th><th>row</th><th>passed</th><th>failed</th>"
-          "<th>largest error, share of its bound</th><th>in</th></tr>\n",
+    const cJSON *all = cJSON_GetObjectItemCaseSensitive(record, "rows"), *first, *row;
+    fputs("<h2>Rows</h2>\n<p>Errors are those of the case that came nearest to its bound, as a share of it; a whole layer "
+          "runs several rows.</p>\n<table>\n<tr><th>operation</th><th>row</th><th>verdict</th><th>passed</th><th>failed"
+          "</th><th>error / bound</th><th>nearest case</th></tr>\n",
           file);
-    const cJSON *row;
-    cJSON_ArrayForEach(row, cJSON_GetObjectItemCaseSensitive(record, "rows"))
+    cJSON_ArrayForEach(first, all)
     {
-        const char *name, *variant = text_of(row, "variant"), *status = text_of(row, "status");
-        double worst = worst_case(record, variant, &name);
-        fprintf(file, "<tr class=%s><td>%s</td><td>", status, text_of(row, "operation"));
-        escape(file, variant);
-        fprintf(file, "</td><td>%.0f</td><td>%.0f</td><td>%.3f</td><td>", number_of(row, "passed"),
-                number_of(row, "failed"), worst);
-        escape(file, name);
-        fputs("</td></tr>\n", file);
+        const char *operation = text_of(first, "operation");
+        bool met = false;
+        for (row = all->child; row != first && !met; row = row->next)
+            met = strcmp(text_of(row, "operation"), operation) == 0;
+        for (row = first; row && !met; row = row->next)
+            if (strcmp(text_of(row, "operation"), operation) == 0)
+                row_line(file, row);
     }
     fputs("</table>\n", file);
 }
 
 static void complaints(FILE *file, const cJSON *record)
 {
-    fputs("<h2>Failed and skipped cases</h2>\n<table>\n", file);
     const cJSON *result;
-    uint32_t count = 0;
+    if (number_of(record, "failed") + number_of(record, "skipped") == 0.0)
+        return;
+    fputs("<h2>Failed and skipped cases</h2>\n<table>\n<tr><th>verdict</th><th>case</th><th>row</th><th>why</th></tr>\n",
+          file);
     cJSON_ArrayForEach(result, cJSON_GetObjectItemCaseSensitive(record, "cases"))
     {
         const char *status = text_of(result, "status");
@@ -115,9 +121,8 @@ static void complaints(FILE *file, const cJSON *record)
         fputs("</td><td>", file);
         escape(file, text_of(result, "message"));
         fputs("</td></tr>\n", file);
-        count++;
     }
-    fputs(count ? "</table>\n" : "<tr><td>none</td></tr>\n</table>\n", file);
+    fputs("</table>\n", file);
 }
 
 void conformance_page(FILE *file, const cJSON *record)
@@ -126,10 +131,13 @@ void conformance_page(FILE *file, const cJSON *record)
     escape(file, text_of(record, "description"));
     fputs("</title>\n<style>body{font:15px sans-serif;margin:2em;color:#222}table{border-collapse:collapse;margin:1em 0}"
           "td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left;font-weight:normal}th{background:#f2f2f2}"
-          ".failed td{background:#fdd}.skipped td,.untested td{background:#ffd}</style>\n<h1>libkascade conformance: ",
+          ".n{text-align:right}.verdict{padding:.5em .8em;font-weight:bold;display:inline-block}"
+          ".verdict.passed{background:#dfd}.failed td,.verdict.failed{background:#fdd}"
+          ".skipped td,.untested td{background:#ffd}</style>\n<h1>libkascade conformance: ",
           file);
     escape(file, text_of(record, "description"));
     fputs("</h1>\n", file);
+    verdict(file, record);
     facts(file, record);
     rows(file, record);
     complaints(file, record);

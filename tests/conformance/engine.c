@@ -178,15 +178,24 @@ static bool is_row_of(const conformance_row *row, const char *variant, const cha
            (row->dtypes & 1u << c->dtype) && c->head_dim >= row->min_head_dim && c->head_dim <= row->max_head_dim;
 }
 
+static void count_result(conformance_row *row, const conformance_result *result)
+{
+    double share = result->bound > 0.0 ? result->error / result->bound : 0.0;
+    row->passed += result->verdict == CONFORMANCE_PASSED;
+    row->failed += result->verdict == CONFORMANCE_FAILED;
+    if (share > row->share) {
+        row->share = share;
+        snprintf(row->nearest, sizeof(row->nearest), "%s", result->name);
+    }
+}
+
 static void count_rows(engine *e, const used_rows *used, const conformance_case *c, const conformance_result *result)
 {
     for (uint32_t n = 0; n < used->count; n++) {
         for (uint32_t i = 0; i < e->report->row_count; i++) {
             conformance_row *row = &e->report->rows[i];
-            if (!is_row_of(row, used->name, used->operations[n], c))
-                continue;
-            row->passed += result->verdict == CONFORMANCE_PASSED;
-            row->failed += result->verdict == CONFORMANCE_FAILED;
+            if (is_row_of(row, used->name, used->operations[n], c))
+                count_result(row, result);
         }
     }
 }

@@ -29,6 +29,8 @@ typedef struct conformance_row {
     char variant[32];
     uint32_t dtypes, min_head_dim, max_head_dim;
     uint32_t passed, failed;
+    double share;      /* the largest error of those cases as a share of its bound */
+    char nearest[128]; /* the case it comes from; "" when none measured anything */
 } conformance_row;
 
 typedef struct conformance_report {
