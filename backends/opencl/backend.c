@@ -19,9 +19,10 @@ struct kas_backend_context {
     bool owned;
     uint32_t local_memory;
     cl_command_queue setup; /* for touching new buffers */
-    kas_cache cache;
+    kas_cache callers_cache;
+    kas_cache cache; /* the same, one thread at a time */
     atomic_bool lost;
-    kas_mutex *mutex; /* guards kernels */
+    kas_mutex *mutex; /* guards callers_cache and the list of kernels, not what they hold */
     kas_backend_kernel *kernels;
 };
 
@@ -37,14 +38,16 @@ struct kas_backend_stream {
     bool owned;
 };
 
-/* Kept until its context closes: a driver takes longer to build a program than most sessions live. */
+/* Kept until its context closes: a driver takes longer to build a program than most sessions live. One that could not
+   be made is tried again by the next session that asks for it. */
 struct kas_backend_kernel {
     kas_backend_kernel *next;
     const kas_variant *variant;
     char options[KAS_CL_OPTIONS_SIZE];
-    cl_program program;
+    kas_mutex *mutex; /* while it is made, and from the first argument set to the kernel enqueued: a cl_kernel holds its
+                         arguments */
+    cl_program program; /* NULL until made */
     cl_kernel handle;
-    kas_mutex *mutex; /* from the first argument set to the kernel enqueued: a cl_kernel holds its arguments */
 };
 
 struct kas_backend_timer {
@@ -110,6 +113,31 @@ static kas_status adopt(kas_backend_context *context, const kas_opencl_import *i
     return KAS_OK;
 }
 
+static size_t load_cached(void *user, const char *key, void *data, size_t capacity)
+{
+    kas_backend_context *context = user;
+    kas_mutex_lock(context->mutex);
+    size_t size = context->callers_cache.load(context->callers_cache.user, key, data, capacity);
+    kas_mutex_unlock(context->mutex);
+    return size;
+}
+
+static void store_cached(void *user, const char *key, const void *data, size_t size)
+{
+    kas_backend_context *context = user;
+    kas_mutex_lock(context->mutex);
+    context->callers_cache.store(context->callers_cache.user, key, data, size);
+    kas_mutex_unlock(context->mutex);
+}
+
+static void guard_cache(kas_backend_context *context, const kas_cache *cache)
+{
+    context->callers_cache = *cache;
+    context->cache.user = context;
+    context->cache.load = cache->load ? load_cached : NULL;
+    context->cache.store = cache->store ? store_cached : NULL;
+}
+
 static kas_status attach(kas_backend_context *context, uint32_t index, const kas_context_desc *desc,
                          kas_device_info *info)
 {
@@ -117,7 +145,7 @@ static kas_status attach(kas_backend_context *context, uint32_t index, const kas
     context->mutex = kas_mutex_create();
     if (!context->mutex)
         return kas_fail_memory();
-    context->cache = desc->cache;
+    guard_cache(context, &desc->cache);
     if (desc->import) {
         KAS_TRY(adopt(context, desc->import, desc->disable_features, info));
     } else {
@@ -132,12 +160,19 @@ static kas_status attach(kas_backend_context *context, uint32_t index, const kas
     return context->setup ? KAS_OK : kas_cl_fail(error, "creating an OpenCL command queue");
 }
 
-static void release_kernel(kas_backend_kernel *kernel)
+static void unmake_kernel(kas_backend_kernel *kernel)
 {
     if (kernel->handle)
         kas_cl.ReleaseKernel(kernel->handle);
     if (kernel->program)
         kas_cl.ReleaseProgram(kernel->program);
+    kernel->handle = NULL;
+    kernel->program = NULL;
+}
+
+static void release_kernel(kas_backend_kernel *kernel)
+{
+    unmake_kernel(kernel);
     kas_mutex_destroy(kernel->mutex);
     kas_release(kernel);
 }
@@ -369,9 +404,6 @@ static kas_status make_kernel(kas_backend_context *context, kas_backend_kernel *
     const kas_variant *variant = kernel->variant;
     cl_int error = CL_SUCCESS;
     char name[64];
-    kernel->mutex = kas_mutex_create();
-    if (!kernel->mutex)
-        return kas_fail_memory();
     KAS_TRY(kas_cl_program_build(context->handle, context->device, &context->cache, variant, kernel->options,
                                  &kernel->program));
     snprintf(name, sizeof(name), "kas_%s", kas_op_name(variant->op)); /* bare, select is a function of OpenCL C */
@@ -379,6 +411,19 @@ static kas_status make_kernel(kas_backend_context *context, kas_backend_kernel *
     if (!kernel->handle)
         return check(context, error, "creating an OpenCL kernel");
     return check_fit(context, kernel);
+}
+
+/* Several threads may ask for one kernel: the first makes it, the others wait for that one alone. */
+static kas_status make_once(kas_backend_context *context, kas_backend_kernel *kernel)
+{
+    kas_status status = KAS_OK;
+    kas_mutex_lock(kernel->mutex);
+    if (!kernel->program)
+        status = make_kernel(context, kernel);
+    if (status != KAS_OK)
+        unmake_kernel(kernel);
+    kas_mutex_unlock(kernel->mutex);
+    return status;
 }
 
 static kas_backend_kernel *find_kernel(kas_backend_context *context, const kas_backend_kernel *wanted)
@@ -389,25 +434,19 @@ static kas_backend_kernel *find_kernel(kas_backend_context *context, const kas_b
     return NULL;
 }
 
-/* The kernel with the context's mutex held: `wanted` is either made and kept or, when there is one already, released.
- */
-static kas_status take_kernel(kas_backend_context *context, kas_backend_kernel *wanted, kas_backend_kernel **kernel)
+/* The context's kernel like `wanted`, which becomes that one or is released. */
+static kas_backend_kernel *keep_kernel(kas_backend_context *context, kas_backend_kernel *wanted)
 {
-    kas_backend_kernel *found = find_kernel(context, wanted);
-    if (!found) {
-        kas_status status = make_kernel(context, wanted);
-        if (status != KAS_OK) {
-            release_kernel(wanted);
-            return status;
-        }
+    kas_mutex_lock(context->mutex);
+    kas_backend_kernel *kept = find_kernel(context, wanted);
+    if (!kept) {
         wanted->next = context->kernels;
-        context->kernels = wanted;
-        found = wanted;
-    } else {
-        release_kernel(wanted);
+        context->kernels = kept = wanted;
     }
-    *kernel = found;
-    return KAS_OK;
+    kas_mutex_unlock(context->mutex);
+    if (kept != wanted)
+        release_kernel(wanted);
+    return kept;
 }
 
 static kas_status kernel_load(kas_backend_context *context, const kas_variant *variant, const kas_kernel_spec *spec,
@@ -419,10 +458,15 @@ static kas_status kernel_load(kas_backend_context *context, const kas_variant *v
         return kas_fail_memory();
     wanted->variant = variant;
     kas_cl_program_options(variant, spec, wanted->options, sizeof(wanted->options));
-    kas_mutex_lock(context->mutex);
-    kas_status status = take_kernel(context, wanted, kernel);
-    kas_mutex_unlock(context->mutex);
-    return status;
+    wanted->mutex = kas_mutex_create();
+    if (!wanted->mutex) {
+        release_kernel(wanted);
+        return kas_fail_memory();
+    }
+    kas_backend_kernel *kept = keep_kernel(context, wanted);
+    KAS_TRY(make_once(context, kept));
+    *kernel = kept;
+    return KAS_OK;
 }
 
 static void kernel_unload(kas_backend_context *context, kas_backend_kernel *kernel)

@@ -170,7 +170,8 @@ typedef struct kas_context kas_context;
 
 /*
  * Callbacks that keep compiled pipelines between runs. load copies at most `capacity` bytes of the entry `key` to
- * `data` and returns the entry's whole size (0: no such entry; data may be NULL to ask). store keeps an entry.
+ * `data` and returns the entry's whole size (0: no such entry; data may be NULL to ask). store keeps an entry. A context
+ * calls them from whatever thread makes a session, one call at a time.
  */
 typedef struct kas_cache {
     void *user;
