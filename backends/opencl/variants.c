@@ -59,7 +59,15 @@ static const kas_cl_code logits_vector = FEW(logits);
 /* ---- Every device ------------------------------------------------------------------------------------------------ */
 
 /* Work items and queries of a group; rows.clh takes as many keys at a time as there are items. */
-enum { ROWS_ITEMS = 64, ROWS_QUERIES = 16, POOL_ITEMS = 256, SELECT_ITEMS = 256, MASS_ITEMS = 64 };
+enum {
+    ROWS_ITEMS = 64,
+    ROWS_QUERIES = 16,
+    MERGE_ITEMS = 128,
+    POOL_ITEMS = 256,
+    POOL_KEYS = 1024,
+    SELECT_ITEMS = 256,
+    MASS_ITEMS = 64
+};
 
 #define ROWS(operation)                                                                                                \
     {                                                                                                                  \
@@ -74,7 +82,7 @@ static const kas_cl_code select_generic = {kas_cl_text_select, SELECT_ITEMS, 0, 
 static const kas_cl_code sparse_generic = ROWS(sparse);
 static const kas_cl_code attend_split_generic = ROWS(attend_split);
 static const kas_cl_code sparse_split_generic = ROWS(sparse_split);
-static const kas_cl_code merge_generic = ROWS(merge);
+static const kas_cl_code merge_generic = {kas_cl_text_merge, MERGE_ITEMS, BY_ELEMENT, KAS_CL_ENGINE_ROWS, NULL};
 static const kas_cl_code logits_generic = ROWS(logits);
 static const kas_cl_code pool_generic = {kas_cl_text_pool, POOL_ITEMS, 0, KAS_CL_ENGINE_ROWS, NULL};
 static const kas_cl_code mass_generic = {kas_cl_text_mass, MASS_ITEMS, 0, KAS_CL_ENGINE_ROWS, NULL};
@@ -109,6 +117,6 @@ const kas_variant kas_cl_variants[KAS_CL_VARIANT_COUNT] = {
     {GENERIC_ROW, .op = KAS_OP_SPARSE_SPLIT, .code = &sparse_split_generic},
     {GENERIC_ROW, .op = KAS_OP_MERGE, .code = &merge_generic},
     {GENERIC_ROW, .op = KAS_OP_LOGITS, .code = &logits_generic},
-    {GENERIC_ROW, .op = KAS_OP_POOL, .block_keys = POOL_ITEMS, .code = &pool_generic},
+    {GENERIC_ROW, .op = KAS_OP_POOL, .block_keys = POOL_KEYS, .code = &pool_generic},
     {GENERIC_ROW, .op = KAS_OP_MASS, .code = &mass_generic},
 };

@@ -1,21 +1,34 @@
 /*
- * select.cl - the `keep` candidates of largest score, in ascending position. A radix select over the sortable keys
- * finds the least kept key, eight bits a pass; a last pass over the candidates writes those above it and as many equal
- * to it as there is room for.
+ * select.cl - the `keep` candidates of largest score, in ascending position. Histograms narrow the range of sort keys in
+ * which the least kept one lies: the first spreads its bins over the keys that there are, so that scores that resemble
+ * each other do not meet in one bin; the few keys of the bin that it finds are gathered in local memory, where the
+ * others follow. A last pass over the candidates marks those that are kept, a bit each, and writes their positions.
  */
 #include "common.clh"
 
-#if KAS_ITEMS != 256
-#error "an item sums up one of 256 bins"
+#define BINS 2048u
+#define BIN_BITS 11u
+#define BINS_AN_ITEM (BINS / KAS_ITEMS)
+#define GATHERED 4096u /* keys of a bin that are gathered */
+#define LOADS 8u       /* scores that an item has under way at a time */
+#define CHUNK (32u * KAS_ITEMS)
+
+#if KAS_ITEMS % 32 != 0 || 2048 % KAS_ITEMS != 0
+#error "32 items fill a word of marks, and each has as many bins as the others"
 #endif
 
-#define ENTRIES_AN_ITEM 8u
-
 typedef struct select_memory {
-    kas_u32 bins[KAS_ITEMS]; /* by digit: counts, then sums from a bin to the last one */
-    kas_u32 sums[KAS_ITEMS];
+    kas_u32 bins[BINS];
+    kas_u32 keys[GATHERED];
+    kas_u32 sums[2u * KAS_ITEMS];
+    kas_u32 above[KAS_ITEMS]; /* marks of the chunk's keys above the least kept one, and of those equal to it */
+    kas_u32 same[KAS_ITEMS];
+    kas_u32 least; /* of all keys */
+    kas_u32 greatest;
     kas_u32 digit;
-    kas_u32 above; /* keys in bins above the digit's */
+    kas_u32 greater;  /* keys in greater bins than the digit's */
+    kas_u32 inside;   /* keys in the digit's */
+    kas_u32 gathered; /* keys that stand in `keys` */
 } select_memory;
 
 /* The least kept key, and how many equal to it are kept. */
@@ -24,117 +37,198 @@ typedef struct threshold {
     kas_u32 equal;
 } threshold;
 
-/* Counts the candidates whose key agrees with `found` in the bits of `known`, by the digit at `shift`. */
-static inline void count_digits(__local select_memory *m, const __global float *scores, kas_u32 candidates,
-                                kas_u32 found, kas_u32 known, kas_u32 shift)
+static inline kas_u32 item_index(void)
 {
-    m->bins[get_local_id(0)] = 0u;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (kas_u32 first = get_local_id(0); first < candidates; first += KAS_ITEMS * ENTRIES_AN_ITEM) {
-        float values[ENTRIES_AN_ITEM]; /* all loaded before one is counted */
-#pragma unroll
-        for (kas_u32 n = 0u; n < ENTRIES_AN_ITEM; n++)
-            values[n] = scores[kas_min2(first + n * KAS_ITEMS, candidates - 1u)];
-#pragma unroll
-        for (kas_u32 n = 0u; n < ENTRIES_AN_ITEM; n++) {
-            kas_u32 key = kas_sort_key(as_uint(values[n]));
-            if (first + n * KAS_ITEMS < candidates && (key & known) == found)
-                atomic_inc(&m->bins[(key >> shift) & 0xffu]);
-        }
-    }
-    barrier(CLK_LOCAL_MEM_FENCE);
-}
-
-/* bins[i] becomes the sum of bins i .. 255. */
-static inline void sum_bins(__local select_memory *m)
-{
-    kas_u32 bin = KAS_U32(get_local_id(0));
-    for (kas_u32 distance = 1u; distance < KAS_ITEMS; distance *= 2u) {
-        kas_u32 other = bin + distance < KAS_ITEMS ? m->bins[bin + distance] : 0u;
-        barrier(CLK_LOCAL_MEM_FENCE);
-        m->bins[bin] += other;
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-}
-
-/* The bin in which the `wanted`-th largest key lies, and the keys in bins above it. */
-static inline void find_digit(__local select_memory *m, kas_u32 wanted)
-{
-    kas_u32 bin = KAS_U32(get_local_id(0));
-    kas_u32 above = bin + 1u < KAS_ITEMS ? m->bins[bin + 1u] : 0u;
-    if (m->bins[bin] >= wanted && above < wanted) {
-        m->digit = bin;
-        m->above = above;
-    }
-    barrier(CLK_LOCAL_MEM_FENCE);
-}
-
-static inline threshold find_threshold(__local select_memory *m, const __global float *scores, kas_u32 candidates,
-                                       kas_u32 keep)
-{
-    threshold found;
-    found.key = 0u;
-    found.equal = keep;
-    for (kas_u32 shift = 32u; shift > 0u;) {
-        kas_u32 known = shift == 32u ? 0u : 0xffffffffu << shift;
-        shift -= 8u;
-        count_digits(m, scores, candidates, found.key, known, shift);
-        sum_bins(m);
-        find_digit(m, found.equal);
-        found.key |= m->digit << shift;
-        found.equal -= m->above;
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    return found;
+    return KAS_U32(get_local_id(0));
 }
 
 /* The sum of `value` over the items before this one; `total` over all. */
 static inline kas_u32 sum_before(__local select_memory *m, kas_u32 value, kas_u32 *total)
 {
-    kas_u32 item = KAS_U32(get_local_id(0));
-    kas_u32 sum = value;
+    kas_u32 item = item_index(), sum = value, from = 0u;
     m->sums[item] = sum;
-    for (kas_u32 distance = 1u; distance < KAS_ITEMS; distance *= 2u) {
-        barrier(CLK_LOCAL_MEM_FENCE);
-        kas_u32 other = item >= distance ? m->sums[item - distance] : 0u;
-        barrier(CLK_LOCAL_MEM_FENCE);
-        sum += other;
-        m->sums[item] = sum;
-    }
     barrier(CLK_LOCAL_MEM_FENCE);
-    *total = m->sums[KAS_ITEMS - 1u];
+    for (kas_u32 distance = 1u; distance < KAS_ITEMS; distance *= 2u) {
+        sum += item >= distance ? m->sums[from + item - distance] : 0u;
+        from = KAS_ITEMS - from;
+        m->sums[from + item] = sum;
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    *total = m->sums[from + KAS_ITEMS - 1u];
     barrier(CLK_LOCAL_MEM_FENCE);
     return sum - value;
 }
 
-/* Keys above the threshold count in the low half of a word, equal ones in the high half: a chunk has too few of either
-   to overflow. */
-static inline kas_u32 rank_of(kas_u32 key, kas_u32 least)
+/* Keys of the scores at first, first + KAS_ITEMS and so on, all loaded before one is waited for; past the end, the
+   last one's. */
+static inline void load_keys(const __global float *scores, kas_u32 candidates, kas_u32 first, kas_u32 *keys)
 {
-    return (key > least ? 1u : 0u) | (key == least ? 0x10000u : 0u);
+    float values[LOADS];
+#pragma unroll
+    for (kas_u32 n = 0u; n < LOADS; n++)
+        values[n] = scores[kas_min2(first + n * KAS_ITEMS, candidates - 1u)];
+#pragma unroll
+    for (kas_u32 n = 0u; n < LOADS; n++)
+        keys[n] = kas_sort_key(as_uint(values[n]));
 }
 
-static inline void write_kept(__local select_memory *m, const __global float *scores, kas_u32 candidates,
+static inline void find_range(__local select_memory *m, const __global float *scores, kas_u32 candidates)
+{
+    kas_u32 least = 0xffffffffu, greatest = 0u;
+    if (item_index() == 0u) {
+        m->least = 0xffffffffu;
+        m->greatest = 0u;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (kas_u32 first = item_index(); first < candidates; first += KAS_ITEMS * LOADS) {
+        kas_u32 keys[LOADS];
+        load_keys(scores, candidates, first, keys);
+#pragma unroll
+        for (kas_u32 n = 0u; n < LOADS; n++) {
+            least = kas_min2(least, keys[n]);
+            greatest = kas_max2(greatest, keys[n]);
+        }
+    }
+    atomic_min(&m->least, least);
+    atomic_max(&m->greatest, greatest);
+    barrier(CLK_LOCAL_MEM_FENCE);
+}
+
+static inline kas_bool is_within(kas_u32 key, kas_u32 low, kas_u32 high)
+{
+    return key >= low && key <= high;
+}
+
+/* Counts the keys low .. high: bin b those from low + b 2^shift on. */
+static inline void count_keys(__local select_memory *m, const __global float *scores, kas_u32 candidates, kas_u32 low,
+                              kas_u32 high, kas_u32 shift)
+{
+    for (kas_u32 first = item_index(); first < candidates; first += KAS_ITEMS * LOADS) {
+        kas_u32 keys[LOADS];
+        load_keys(scores, candidates, first, keys);
+#pragma unroll
+        for (kas_u32 n = 0u; n < LOADS; n++)
+            if (first + n * KAS_ITEMS < candidates && is_within(keys[n], low, high))
+                atomic_inc(&m->bins[(keys[n] - low) >> shift]);
+    }
+}
+
+/* The same of the gathered keys. */
+static inline void count_gathered(__local select_memory *m, kas_u32 low, kas_u32 high, kas_u32 shift)
+{
+    for (kas_u32 n = item_index(); n < m->gathered; n += KAS_ITEMS)
+        if (is_within(m->keys[n], low, high))
+            atomic_inc(&m->bins[(m->keys[n] - low) >> shift]);
+}
+
+/* The bin in which the `wanted`-th largest of the counted keys lies. Items count from the greatest bin down. */
+static inline void find_digit(__local select_memory *m, kas_u32 wanted)
+{
+    kas_u32 lowest = BINS - BINS_AN_ITEM * (item_index() + 1u), own = 0u, total;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (kas_u32 n = 0u; n < BINS_AN_ITEM; n++)
+        own += m->bins[lowest + n];
+    kas_u32 greater = sum_before(m, own, &total);
+    for (kas_u32 n = BINS_AN_ITEM; n > 0u; n--) {
+        kas_u32 count = m->bins[lowest + n - 1u];
+        if (greater < wanted && greater + count >= wanted) {
+            m->digit = lowest + n - 1u;
+            m->greater = greater;
+            m->inside = count;
+        }
+        greater += count;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+}
+
+/* Brings the keys low .. high, of which there are at most GATHERED, to local memory. */
+static inline void gather_keys(__local select_memory *m, const __global float *scores, kas_u32 candidates, kas_u32 low,
+                               kas_u32 high)
+{
+    for (kas_u32 first = item_index(); first < candidates; first += KAS_ITEMS * LOADS) {
+        kas_u32 keys[LOADS];
+        load_keys(scores, candidates, first, keys);
+#pragma unroll
+        for (kas_u32 n = 0u; n < LOADS; n++)
+            if (first + n * KAS_ITEMS < candidates && is_within(keys[n], low, high))
+                m->keys[atomic_inc(&m->gathered)] = keys[n];
+    }
+}
+
+static inline threshold find_threshold(__local select_memory *m, const __global float *scores, kas_u32 candidates,
+                                       kas_u32 keep)
+{
+    find_range(m, scores, candidates);
+    kas_u32 low = m->least, high = m->greatest;
+    kas_bool gathered = 0;
+    threshold found;
+    found.equal = keep;
+    if (item_index() == 0u)
+        m->gathered = 0u;
+    while (low < high) { /* nothing competes: low lies above high */
+        kas_u32 bits = 32u - clz(high - low);
+        kas_u32 shift = bits > BIN_BITS ? bits - BIN_BITS : 0u;
+        for (kas_u32 bin = item_index(); bin < BINS; bin += KAS_ITEMS)
+            m->bins[bin] = 0u;
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (gathered)
+            count_gathered(m, low, high, shift);
+        else
+            count_keys(m, scores, candidates, low, high, shift);
+        find_digit(m, found.equal);
+        found.equal -= m->greater;
+        low += m->digit << shift;
+        high = kas_min2(high, low + ((1u << shift) - 1u));
+        if (!gathered && low < high && m->inside <= GATHERED) {
+            gather_keys(m, scores, candidates, low, high);
+            gathered = 1;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    found.key = low;
+    return found;
+}
+
+/* Marks the keys of the chunk at `begin`: bit j % 32 of word j / 32 stands for begin + j. */
+static inline void mark_keys(__local select_memory *m, const __global float *scores, kas_u32 candidates, kas_u32 begin,
+                             kas_u32 least)
+{
+    kas_u32 item = item_index(), bit = 1u << item % 32u;
+    m->above[item] = 0u;
+    m->same[item] = 0u;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (kas_u32 offset = item; offset < CHUNK && begin + offset < candidates; offset += KAS_ITEMS * LOADS) {
+        kas_u32 keys[LOADS];
+        load_keys(scores, candidates, begin + offset, keys);
+#pragma unroll
+        for (kas_u32 n = 0u; n < LOADS; n++) {
+            kas_u32 j = offset + n * KAS_ITEMS;
+            if (begin + j < candidates && keys[n] >= least)
+                atomic_or(keys[n] > least ? &m->above[j / 32u] : &m->same[j / 32u], bit);
+        }
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+}
+
+static inline void write_kept(__local select_memory *m, const __global float *scores, kas_u32 candidates, kas_u32 keep,
                               threshold least, __global kas_i32 *list)
 {
-    kas_u32 greater = 0u, equal = 0u; /* met in the chunks before */
-    for (kas_u32 chunk = 0u; chunk < candidates; chunk += KAS_ITEMS * ENTRIES_AN_ITEM) {
-        kas_u32 begin = chunk + KAS_U32(get_local_id(0)) * ENTRIES_AN_ITEM;
-        kas_u32 ranks[ENTRIES_AN_ITEM];
-        kas_u32 own = 0u, total;
-        for (kas_u32 n = 0u; n < ENTRIES_AN_ITEM; n++) {
-            ranks[n] = begin + n < candidates ? rank_of(kas_sort_key(as_uint(scores[begin + n])), least.key) : 0u;
-            own += ranks[n];
-        }
-        kas_u32 before = sum_before(m, own, &total);
-        kas_u32 greater_before = greater + (before & 0xffffu);
-        kas_u32 equal_before = equal + (before >> 16);
-        for (kas_u32 n = 0u; n < ENTRIES_AN_ITEM; n++) {
-            kas_bool kept = (ranks[n] & 0xffffu) != 0u || (ranks[n] != 0u && equal_before < least.equal);
-            if (kept)
-                list[greater_before + kas_min2(equal_before, least.equal)] = KAS_I32(begin + n);
-            greater_before += ranks[n] & 0xffffu;
-            equal_before += ranks[n] >> 16;
+    kas_u32 greater = 0u, equal = 0u; /* in the chunks before */
+    for (kas_u32 begin = 0u; begin < candidates && greater + kas_min2(equal, least.equal) < keep; begin += CHUNK) {
+        kas_u32 total;
+        mark_keys(m, scores, candidates, begin, least.key);
+        kas_u32 above = m->above[item_index()], same = m->same[item_index()];
+        /* A chunk has too few keys for either half of the word to overflow. */
+        kas_u32 before = sum_before(m, popcount(above) | popcount(same) << 16, &total);
+        kas_u32 greater_before = greater + (before & 0xffffu), equal_before = equal + (before >> 16);
+        for (kas_u32 marks = above | same; marks != 0u; marks &= marks - 1u) {
+            kas_u32 bit = 31u - clz(marks & (0u - marks));
+            kas_u32 is_above = above >> bit & 1u;
+            if (is_above != 0u || equal_before < least.equal)
+                list[greater_before + kas_min2(equal_before, least.equal)] =
+                    KAS_I32(begin + item_index() * 32u + bit);
+            greater_before += is_above;
+            equal_before += 1u - is_above;
         }
         greater += total & 0xffffu;
         equal += total >> 16;
@@ -153,15 +247,11 @@ KAS_KERNEL(kas_select, select_memory)
         list = kas_list_of(w, s, t, u, kas_active_row(w, y));
     const __global float *scores = kas_scores_of(w, KAS_U32(get_num_groups(1)), y, u);
     kas_u32 competing = exists && !kas_tile_is_dense(t) ? t.candidates : 0u;
-    if (get_local_id(0) == 0) {
-        m->digit = 0u; /* found anew where something competes */
-        m->above = 0u;
-    }
-    write_kept(m, scores, competing, find_threshold(m, scores, competing, t.keep), list);
+    write_kept(m, scores, competing, t.keep, find_threshold(m, scores, competing, t.keep), list);
     if (exists && competing == 0u)
-        for (kas_u32 j = get_local_id(0); j < t.keep; j += KAS_ITEMS)
+        for (kas_u32 j = item_index(); j < t.keep; j += KAS_ITEMS)
             list[j] = KAS_I32(j);
     if (exists && !kas_has(w, KAS_CALL_PACKED))
-        for (kas_u32 n = t.keep + KAS_U32(get_local_id(0)); n < w->call.list_width; n += KAS_ITEMS)
+        for (kas_u32 n = t.keep + item_index(); n < w->call.list_width; n += KAS_ITEMS)
             list[n] = -1;
 }
