@@ -381,8 +381,7 @@ static kas_status check_fit(kas_backend_context *context, const kas_backend_kern
     const kas_cl_code *code = kernel->variant->code;
     size_t items = 0;
     cl_ulong memory = 0;
-    cl_int error = kas_cl.GetKernelWorkGroupInfo(kernel->handle, context->device, CL_KERNEL_WORK_GROUP_SIZE,
-                                                 sizeof(items), &items, NULL);
+    cl_int error = kas_cl_most_items(context->device, kernel->handle, &items);
     if (error == CL_SUCCESS)
         error = kas_cl.GetKernelWorkGroupInfo(kernel->handle, context->device, CL_KERNEL_LOCAL_MEM_SIZE, sizeof(memory),
                                               &memory, NULL);
@@ -558,6 +557,7 @@ const kas_backend kas_backend_opencl = {
     .name = "opencl",
     .variants = kas_cl_variants,
     .variant_count = KAS_CL_VARIANT_COUNT,
+    .groups_per_unit = 2, /* as many of attend_split and sparse_split as a multiprocessor's registers hold */
     .probe = probe,
     .device_info = device_info,
     .open = open_context,

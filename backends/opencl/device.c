@@ -132,6 +132,14 @@ static uint64_t features_of(cl_device_id device)
     return features;
 }
 
+/* NVIDIA's driver (580) answers 256 for every kernel, and runs the group that reqd_work_group_size asked for. */
+cl_int kas_cl_most_items(cl_device_id device, cl_kernel kernel, size_t *items)
+{
+    if (has_extension(device, "cl_nv_device_attribute_query"))
+        return kas_cl.GetDeviceInfo(device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof(*items), items, NULL);
+    return kas_cl.GetKernelWorkGroupInfo(kernel, device, CL_KERNEL_WORK_GROUP_SIZE, sizeof(*items), items, NULL);
+}
+
 kas_status kas_cl_device_describe(cl_device_id device, kas_device_info *info)
 {
     char name[128], version[64], driver[48];

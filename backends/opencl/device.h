@@ -13,6 +13,10 @@ cl_device_id kas_cl_device(uint32_t index);
 /* Every field but struct_size and name. */
 kas_status kas_cl_device_describe(cl_device_id device, kas_device_info *info);
 
+/* Most work items of a group of a compiled kernel, by the kernel's own word or, where that is worth nothing, the
+   device's. */
+cl_int kas_cl_most_items(cl_device_id device, cl_kernel kernel, size_t *items);
+
 /* A text property of a device, "" where the driver gives none. */
 void kas_cl_device_text(cl_device_id device, cl_device_info name, char *text, size_t size);
 

@@ -33,7 +33,7 @@ static const kas_cl_code logits_serial = SERIAL(logits);
 
 /* ---- GPUs -------------------------------------------------------------------------------------------------------- */
 
-enum { TILED_ITEMS = 128, TILED_QUERIES = 64, TILED_KEYS = 256, FEW_ITEMS = 128 };
+enum { TILED_ITEMS = 128, TILED_QUERIES = 64, TILED_KEYS = 256, FEW_ITEMS = 128, WIDE_ITEMS = 1024 };
 
 #define TILED(operation)                                                                                               \
     {                                                                                                                  \
@@ -55,6 +55,7 @@ static const kas_cl_code sparse_vector = TILED(sparse);
 static const kas_cl_code attend_split_vector = FEW(attend_split);
 static const kas_cl_code sparse_split_vector = FEW(sparse_split);
 static const kas_cl_code logits_vector = FEW(logits);
+static const kas_cl_code select_wide = {kas_cl_text_select, WIDE_ITEMS, 0, KAS_CL_ENGINE_ROWS, NULL};
 
 /* ---- Every device ------------------------------------------------------------------------------------------------ */
 
@@ -104,6 +105,7 @@ const kas_variant kas_cl_variants[KAS_CL_VARIANT_COUNT] = {
     {VECTOR_ROW(64, 128, 64), .op = KAS_OP_ATTEND_SPLIT, .code = &attend_split_vector},
     {VECTOR_ROW(64, 128, 64), .op = KAS_OP_SPARSE_SPLIT, .code = &sparse_split_vector},
     {VECTOR_ROW(64, 128, 64), .op = KAS_OP_LOGITS, .code = &logits_vector},
+    {.name = "wide", ANY_SHAPE, .op = KAS_OP_SELECT, .code = &select_wide},
     {VECTOR_ROW(256, 256, 1), .op = KAS_OP_ATTEND_SPLIT, .code = &attend_split_vector},
     {VECTOR_ROW(256, 256, 1), .op = KAS_OP_SPARSE_SPLIT, .code = &sparse_split_vector},
     {VECTOR_ROW(256, 256, 1), .op = KAS_OP_LOGITS, .code = &logits_vector},

@@ -29,11 +29,9 @@ KAS_FN kas_u32 kas_topk_rule(kas_u32 n, kas_u32 length, kas_u32 fraction, kas_u3
 KAS_FN kas_u32 kas_sort_key(kas_u32 score_bits)
 {
     kas_u32 magnitude = score_bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u)
-        return 0u;
-    if (magnitude == 0u)
-        return 0x80000000u;
-    return (score_bits & 0x80000000u) != 0u ? ~score_bits : score_bits | 0x80000000u;
+    kas_u32 key = (score_bits & 0x80000000u) != 0u ? ~score_bits : score_bits | 0x80000000u;
+    key = magnitude == 0u ? 0x80000000u : key;
+    return magnitude > 0x7f800000u ? 0u : key;
 }
 
 #endif

@@ -59,17 +59,24 @@ static inline kas_u32 sum_before(__local select_memory *m, kas_u32 value, kas_u3
     return sum - value;
 }
 
-/* Keys of the scores at first, first + KAS_ITEMS and so on, all loaded before one is waited for; past the end, the
-   last one's. */
-static inline void load_keys(const __global float *scores, kas_u32 candidates, kas_u32 first, kas_u32 *keys)
+/* The keys of an item's turn in a pass over the candidates: those of the scores at first, first + KAS_ITEMS and so on,
+   all loaded before one is waited for; past the end, `missing`. */
+static inline void load_keys(const __global float *scores, kas_u32 candidates, kas_u32 first, kas_u32 missing,
+                             kas_u32 *keys)
 {
+    const __global float *own = scores + first;
     float values[LOADS];
+    if (first + (LOADS - 1u) * KAS_ITEMS < candidates) {
 #pragma unroll
-    for (kas_u32 n = 0u; n < LOADS; n++)
-        values[n] = scores[kas_min2(first + n * KAS_ITEMS, candidates - 1u)];
+        for (kas_u32 n = 0u; n < LOADS; n++)
+            values[n] = own[n * KAS_ITEMS];
 #pragma unroll
-    for (kas_u32 n = 0u; n < LOADS; n++)
-        keys[n] = kas_sort_key(as_uint(values[n]));
+        for (kas_u32 n = 0u; n < LOADS; n++)
+            keys[n] = kas_sort_key(as_uint(values[n]));
+    } else {
+        for (kas_u32 n = 0u; n < LOADS; n++)
+            keys[n] = first + n * KAS_ITEMS < candidates ? kas_sort_key(as_uint(own[n * KAS_ITEMS])) : missing;
+    }
 }
 
 static inline void find_range(__local select_memory *m, const __global float *scores, kas_u32 candidates)
@@ -82,7 +89,7 @@ static inline void find_range(__local select_memory *m, const __global float *sc
     barrier(CLK_LOCAL_MEM_FENCE);
     for (kas_u32 first = item_index(); first < candidates; first += KAS_ITEMS * LOADS) {
         kas_u32 keys[LOADS];
-        load_keys(scores, candidates, first, keys);
+        load_keys(scores, candidates, first, kas_sort_key(as_uint(scores[first])), keys);
 #pragma unroll
         for (kas_u32 n = 0u; n < LOADS; n++) {
             least = kas_min2(least, keys[n]);
@@ -96,8 +103,11 @@ static inline void find_range(__local select_memory *m, const __global float *sc
 
 static inline kas_bool is_within(kas_u32 key, kas_u32 low, kas_u32 high)
 {
-    return key >= low && key <= high;
+    return key - low <= high - low;
 }
+
+/* A key of no score, above all that scores have. */
+#define NO_KEY 0xffffffffu
 
 /* Counts the keys low .. high: bin b those from low + b 2^shift on. */
 static inline void count_keys(__local select_memory *m, const __global float *scores, kas_u32 candidates, kas_u32 low,
@@ -105,10 +115,10 @@ static inline void count_keys(__local select_memory *m, const __global float *sc
 {
     for (kas_u32 first = item_index(); first < candidates; first += KAS_ITEMS * LOADS) {
         kas_u32 keys[LOADS];
-        load_keys(scores, candidates, first, keys);
+        load_keys(scores, candidates, first, NO_KEY, keys);
 #pragma unroll
         for (kas_u32 n = 0u; n < LOADS; n++)
-            if (first + n * KAS_ITEMS < candidates && is_within(keys[n], low, high))
+            if (is_within(keys[n], low, high))
                 atomic_inc(&m->bins[(keys[n] - low) >> shift]);
     }
 }
@@ -147,10 +157,10 @@ static inline void gather_keys(__local select_memory *m, const __global float *s
 {
     for (kas_u32 first = item_index(); first < candidates; first += KAS_ITEMS * LOADS) {
         kas_u32 keys[LOADS];
-        load_keys(scores, candidates, first, keys);
+        load_keys(scores, candidates, first, NO_KEY, keys);
 #pragma unroll
         for (kas_u32 n = 0u; n < LOADS; n++)
-            if (first + n * KAS_ITEMS < candidates && is_within(keys[n], low, high))
+            if (is_within(keys[n], low, high))
                 m->keys[atomic_inc(&m->gathered)] = keys[n];
     }
 }
@@ -189,7 +199,8 @@ static inline threshold find_threshold(__local select_memory *m, const __global 
     return found;
 }
 
-/* Marks the keys of the chunk at `begin`: bit j % 32 of word j / 32 stands for begin + j. */
+/* Marks the keys of the chunk at `begin`: bit j % 32 of word j / 32 stands for begin + j. Where NaN is the least kept
+   key, what lies past the end counts as equal to it, behind as many as are kept. */
 static inline void mark_keys(__local select_memory *m, const __global float *scores, kas_u32 candidates, kas_u32 begin,
                              kas_u32 least)
 {
@@ -199,12 +210,12 @@ static inline void mark_keys(__local select_memory *m, const __global float *sco
     barrier(CLK_LOCAL_MEM_FENCE);
     for (kas_u32 offset = item; offset < CHUNK && begin + offset < candidates; offset += KAS_ITEMS * LOADS) {
         kas_u32 keys[LOADS];
-        load_keys(scores, candidates, begin + offset, keys);
+        load_keys(scores, candidates, begin + offset, 0u, keys);
 #pragma unroll
         for (kas_u32 n = 0u; n < LOADS; n++) {
-            kas_u32 j = offset + n * KAS_ITEMS;
-            if (begin + j < candidates && keys[n] >= least)
-                atomic_or(keys[n] > least ? &m->above[j / 32u] : &m->same[j / 32u], bit);
+            kas_u32 word = (offset + n * KAS_ITEMS) / 32u;
+            if (keys[n] >= least)
+                atomic_or(keys[n] > least ? &m->above[word] : &m->same[word], bit);
         }
     }
     barrier(CLK_LOCAL_MEM_FENCE);
