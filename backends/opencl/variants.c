@@ -15,7 +15,7 @@ extern const unsigned char kas_cl_text_attend[], kas_cl_text_lse[], kas_cl_text_
 
 /* ---- Devices that run the items of a group in turns -------------------------------------------------------------- */
 
-enum { SERIAL_QUERIES = 32, SERIAL_KEYS = 256 };
+enum { SERIAL_QUERIES = 32, SERIAL_KEYS = 256, SERIAL_SELECT_ITEMS = 64 };
 
 #define SERIAL(operation)                                                                                              \
     {                                                                                                                  \
@@ -30,6 +30,7 @@ static const kas_cl_code sparse_serial = SERIAL(sparse);
 static const kas_cl_code attend_split_serial = SERIAL(attend_split);
 static const kas_cl_code sparse_split_serial = SERIAL(sparse_split);
 static const kas_cl_code logits_serial = SERIAL(logits);
+static const kas_cl_code select_serial = {kas_cl_text_select, SERIAL_SELECT_ITEMS, 0, KAS_CL_ENGINE_ROWS, NULL};
 
 /* ---- GPUs -------------------------------------------------------------------------------------------------------- */
 
@@ -96,6 +97,7 @@ const kas_variant kas_cl_variants[KAS_CL_VARIANT_COUNT] = {
     {SERIAL_ROW, .op = KAS_OP_ATTEND_SPLIT, .code = &attend_split_serial},
     {SERIAL_ROW, .op = KAS_OP_SPARSE_SPLIT, .code = &sparse_split_serial},
     {SERIAL_ROW, .op = KAS_OP_LOGITS, .code = &logits_serial},
+    {SERIAL_ROW, .op = KAS_OP_SELECT, .code = &select_serial},
 
     {VECTOR_ROW(64, 128, 64), .op = KAS_OP_ATTEND, .block_queries = TILED_QUERIES, .per_head = true,
      .code = &attend_vector},
