@@ -557,7 +557,6 @@ const kas_backend kas_backend_opencl = {
     .name = "opencl",
     .variants = kas_cl_variants,
     .variant_count = KAS_CL_VARIANT_COUNT,
-    .groups_per_unit = 2, /* as many of attend_split and sparse_split as a multiprocessor's registers hold */
     .probe = probe,
     .device_info = device_info,
     .open = open_context,
