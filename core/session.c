@@ -143,20 +143,22 @@ static uint32_t sequences_at_once(const kas_session *session, const kas_session_
     uint64_t most = session->context->info.max_binding / sequence;
     if (desc->page_size || most >= desc->max_batch)
         return desc->max_batch;
-    return most ? (uint32_t)most : 1;
+    return (uint32_t)kas_div_up(desc->max_batch, kas_div_up(desc->max_batch, most ? most : 1));
 }
 
 /* On host devices a fixed number: results must not depend on how many threads a context has. */
-static uint32_t enough_groups(const kas_context *context)
+static uint32_t enough_groups(const kas_context *context, uint32_t groups_per_unit)
 {
     uint32_t units = context->info.host_memory ? 16 : context->info.compute_units;
-    return units * (context->backend->groups_per_unit ? context->backend->groups_per_unit : 4);
+    return units * (groups_per_unit ? groups_per_unit : 4);
 }
 
 static void fill_shape(kas_session *session, const kas_session_desc *desc)
 {
     const kas_session_block *block = &session->block;
     const kas_device_info *info = &session->context->info;
+    const kas_backend *backend = session->context->backend;
+    uint32_t score_groups = backend->score_groups_per_unit ? backend->score_groups_per_unit : backend->groups_per_unit;
     session->shape = (kas_shape){
         .heads = block->heads,
         .kv_heads = block->kv_heads,
@@ -171,7 +173,9 @@ static void fill_shape(kas_session *session, const kas_session_desc *desc)
         .max_keys = desc->max_keys,
         .split_groups = block->kv_heads * sequences_at_once(session, desc),
         .section_limit = info->max_binding,
-        .enough_groups = enough_groups(session->context),
+        .enough_groups = enough_groups(session->context, backend->groups_per_unit),
+        .enough_score_groups = enough_groups(session->context, score_groups),
+        .waves = backend->groups_per_unit != 0,
     };
     memcpy(session->shape.group_limit, info->max_group_count, sizeof(info->max_group_count));
 }
@@ -300,7 +304,8 @@ static kas_status size_phase(kas_session *session, kas_phase phase, uint64_t lim
         fits = kas_plan_prefill(shape, shape->max_batch, shape->max_queries, shape->max_keys, tiles, shape->list_rows,
                                 true, limit, &fitted);
     } else {
-        uint32_t splits = kas_plan_splits(shape->max_keys, shape->split_groups, shape->enough_groups).splits;
+        uint32_t splits =
+            kas_plan_splits(shape->max_keys, shape->split_groups, shape->enough_groups, shape->waves).splits;
         uint32_t stride = kas_score_stride(shape->max_keys);
         uint32_t score_splits = kas_most_score_splits(shape);
         kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true, splits,
@@ -412,6 +417,7 @@ static kas_status load_kernels(kas_session *session, bool complete)
         .group = session->block.group,
         .tile = session->block.tile,
         .page_size = session->block.page_size,
+        .queries = session->shape.max_decode_queries,
     };
     int found = 0;
     kas_status missing = KAS_ERROR_UNSUPPORTED;
