@@ -82,6 +82,7 @@ typedef struct kas_variant {
     uint32_t dtypes; /* bits by KAS_DTYPE_BIT */
     uint32_t min_head_dim, max_head_dim, head_dim_step;
     uint32_t max_group;     /* most query heads a kv head; 0: any */
+    uint32_t max_queries;   /* most query tokens a sequence in decode; 0: any */
     uint64_t needs;         /* KAS_FEATURE_* */
     uint32_t block_queries; /* see KAS_OP_LIST */
     uint32_t block_keys;
@@ -102,6 +103,7 @@ typedef struct kas_kernel_spec {
     uint32_t group;
     uint32_t tile;
     uint32_t page_size; /* 0: contiguous */
+    uint32_t queries;   /* most query tokens a sequence in decode: a choice of rows, not a promise to the kernel */
 } kas_kernel_spec;
 
 /* The backend's own handles. */
@@ -129,8 +131,9 @@ typedef struct kas_backend {
     const char *name;
     const kas_variant *variants;
     uint32_t variant_count;
-    /* Work groups of attend_split, sparse_split and logits that keep a compute unit busy; 0: 4. */
+    /* Work groups of attend_split and sparse_split that a compute unit runs at once; 0: unknown, 4 keep it busy. */
     uint32_t groups_per_unit;
+    uint32_t score_groups_per_unit; /* likewise of logits; 0: as many */
 
     /* Loads the driver; the number of devices, or 0 with a sentence in `reason`. Called once a process. */
     uint32_t (*probe)(char *reason, size_t reason_size);

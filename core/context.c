@@ -212,7 +212,9 @@ static bool fits(const kas_variant *row, const kas_kernel_spec *spec, bool estim
 {
     return (row->dtypes & KAS_DTYPE_BIT(spec->dtype)) != 0 && spec->head_dim >= row->min_head_dim &&
            spec->head_dim <= row->max_head_dim && (spec->head_dim - row->min_head_dim) % row->head_dim_step == 0 &&
-           (row->max_group == 0 || spec->group <= row->max_group) && (row->tiles == 0 || (row->tiles & spec->tile)) &&
+           (row->max_group == 0 || spec->group <= row->max_group) &&
+           (row->max_queries == 0 || spec->queries <= row->max_queries) &&
+           (row->tiles == 0 || (row->tiles & spec->tile)) &&
            !(row->no_pages && spec->page_size != 0) && !(row->no_estimate && estimated);
 }
 

@@ -143,17 +143,17 @@ static uint32_t sequences_at_once(const kas_session *session, const kas_session_
     uint64_t most = session->context->info.max_binding / sequence;
     if (desc->page_size || most >= desc->max_batch)
         return desc->max_batch;
-    return most ? (uint32_t)most : 1;
+    return (uint32_t)kas_div_up(desc->max_batch, kas_div_up(desc->max_batch, most ? most : 1));
 }
 
 /* On host devices a fixed number: results must not depend on how many threads a context has. */
-static uint32_t enough_groups(const kas_context *context)
+static uint32_t enough_groups(const kas_context *context, uint32_t groups_per_unit)
 {
     uint32_t units = context->info.host_memory ? 16 : context->info.compute_units;
-    return units * (context->backend->groups_per_unit ? context->backend->groups_per_unit : 4);
+    return units * (groups_per_unit ? groups_per_unit : 4);
 }
 
-static kas_kernel_spec kernel_spec(const kas_session *session)
+static kas_kernel_spec kernel_spec(const kas_session *session, uint32_t queries)
 {
     return (kas_kernel_spec){
         .dtype = session->dtype,
@@ -161,6 +161,7 @@ static kas_kernel_spec kernel_spec(const kas_session *session)
         .group = session->block.group,
         .tile = session->block.tile,
         .page_size = session->block.page_size,
+        .queries = queries,
     };
 }
 
@@ -190,7 +191,9 @@ static void fill_shape(kas_session *session, const kas_session_desc *desc)
 {
     const kas_session_block *block = &session->block;
     const kas_device_info *info = &session->context->info;
-    const kas_kernel_spec spec = kernel_spec(session);
+    const kas_backend *backend = session->context->backend;
+    uint32_t score_groups = backend->score_groups_per_unit ? backend->score_groups_per_unit : backend->groups_per_unit;
+    const kas_kernel_spec spec = kernel_spec(session, desc->max_decode_queries);
     const kas_variant *team = find_team(session, &spec);
     session->shape = (kas_shape){
         .heads = block->heads,
@@ -206,7 +209,9 @@ static void fill_shape(kas_session *session, const kas_session_desc *desc)
         .max_keys = desc->max_keys,
         .split_groups = block->kv_heads * sequences_at_once(session, desc),
         .section_limit = info->max_binding,
-        .enough_groups = enough_groups(session->context),
+        .enough_groups = enough_groups(session->context, backend->groups_per_unit),
+        .enough_score_groups = enough_groups(session->context, score_groups),
+        .waves = backend->groups_per_unit != 0,
         .team = team ? team->team : 0,
         .team_keys = team ? team->team_keys : 0,
     };
@@ -337,7 +342,8 @@ static kas_status size_phase(kas_session *session, kas_phase phase, uint64_t lim
         fits = kas_plan_prefill(shape, shape->max_batch, shape->max_queries, shape->max_keys, tiles, shape->list_rows,
                                 true, limit, &fitted);
     } else {
-        uint32_t splits = kas_plan_splits(shape->max_keys, shape->split_groups, shape->enough_groups).splits;
+        uint32_t splits =
+            kas_plan_splits(shape->max_keys, shape->split_groups, shape->enough_groups, shape->waves).splits;
         uint32_t stride = kas_score_stride(shape->max_keys);
         uint32_t score_splits = kas_most_score_splits(shape);
         if (shape->team)
@@ -446,7 +452,7 @@ static kas_status upload_tables(kas_session *session, const kas_plan *plan)
  */
 static kas_status load_kernels(kas_session *session, bool complete)
 {
-    const kas_kernel_spec spec = kernel_spec(session);
+    const kas_kernel_spec spec = kernel_spec(session, session->shape.max_decode_queries);
     int found = 0;
     kas_status missing = KAS_ERROR_UNSUPPORTED;
     for (int op = 0; op < KAS_OP_COUNT; op++) {

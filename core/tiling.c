@@ -18,9 +18,29 @@ uint32_t kas_call_tiles(uint32_t queries, uint32_t keys, uint32_t tile, bool rag
     return kas_min_u32(most, (keys - 1) / tile + 1);
 }
 
-kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t enough)
+/* The share, in 1/1024, of the device that is busy while `groups` work groups run, `enough` at once. */
+static uint64_t busy_share(uint64_t groups, uint64_t enough)
 {
-    uint64_t wanted = kas_div_up(enough, groups);
+    return 1024 * groups / (enough * kas_div_up(groups, enough));
+}
+
+/* The first number of splits from `least` on that keeps nine tenths of the device busy, or the best up to four times as
+   many. */
+static uint64_t fill_waves(uint64_t least, uint32_t groups, uint32_t enough)
+{
+    uint64_t best = least;
+    for (uint64_t splits = least; splits <= 4 * least; splits++) {
+        if (busy_share(groups * splits, enough) > busy_share(groups * best, enough))
+            best = splits;
+        if (busy_share(groups * best, enough) >= 922)
+            break;
+    }
+    return best;
+}
+
+kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t enough, bool waves)
+{
+    uint64_t wanted = waves ? fill_waves(kas_max_u32(enough / groups, 1), groups, enough) : kas_div_up(enough, groups);
     uint64_t most = kas_div_up(keys, LEAST_SPLIT_KEYS);
     uint64_t splits = wanted < most ? wanted : most;
     splits = splits < MOST_SPLITS ? splits : MOST_SPLITS;
@@ -32,7 +52,8 @@ kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t enough)
 
 kas_splits kas_plan_score_splits(const kas_shape *shape, uint32_t keys, uint32_t rows)
 {
-    return kas_plan_splits(keys, shape->split_groups / shape->list_rows * kas_max_u32(rows, 1), shape->enough_groups);
+    return kas_plan_splits(keys, shape->split_groups / shape->list_rows * kas_max_u32(rows, 1),
+                           shape->enough_score_groups, shape->waves);
 }
 
 uint32_t kas_most_score_splits(const kas_shape *shape)

@@ -17,7 +17,9 @@ typedef struct kas_shape {
     uint64_t section_limit; /* greatest part of a buffer that a kernel can address */
     uint32_t group_limit[3];
     uint32_t enough_groups; /* work groups that keep the whole device busy */
-    uint32_t team, team_keys; /* see kas_variant; 0: no teams */
+    uint32_t enough_score_groups; /* of logits */
+    bool waves;                   /* these are what the device runs at once */
+    uint32_t team, team_keys;     /* see kas_variant; 0: no teams */
 } kas_shape;
 
 /* Tiles that a call's sequences can touch. ragged: lengths lie on the device, so any offset is possible. */
@@ -29,8 +31,12 @@ typedef struct kas_splits {
     uint32_t split_keys;
 } kas_splits;
 
-/* `groups`: work groups that exist besides the split (kv heads times sequences). `enough`: that the device takes. */
-kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t enough);
+/*
+ * `groups`: work groups that exist besides the split (kv heads times sequences). `enough`: that keep the device busy;
+ * with `waves` it runs so many at once, and splits are chosen that leave little of it idle at the end. Fewer keys never
+ * make more splits.
+ */
+kas_splits kas_plan_splits(uint32_t keys, uint32_t groups, uint32_t enough, bool waves);
 
 /* Splits of the logits of `rows` list rows, which are fewer work groups than a launch over all kv heads. */
 kas_splits kas_plan_score_splits(const kas_shape *shape, uint32_t keys, uint32_t rows);

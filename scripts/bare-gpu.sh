@@ -1,11 +1,13 @@
 # bare-gpu.sh - runs a build of this project on an NVIDIA machine that has a driver but no distribution packages: the
-# Vulkan and OpenCL loaders and the libraries of the kascade command travel there as .deb files.
+# Vulkan and OpenCL loaders, the libraries of the kascade command and those that NVIDIA's Vulkan driver is linked with
+# or, like libEGL, opens by itself travel there as .deb files.
 #   on a Debian machine of the same release as the build:  bash scripts/bare-gpu.sh pack DIR
 #   on the GPU machine, in the shell that will run it:      source scripts/bare-gpu.sh unpack DIR
 # Unpacking needs root, touches /opt/extra and /etc/OpenCL/vendors/nvidia.icd, and sets LD_LIBRARY_PATH and, where the
 # driver keeps its Vulkan manifest outside the default places, VK_DRIVER_FILES.
 
-bare_gpu_packages="libvulkan1 ocl-icd-libopencl1 libcjson1 libopenblas0-pthread libgfortran5 libquadmath0 libgomp1"
+bare_gpu_packages="libvulkan1 ocl-icd-libopencl1 libcjson1 libopenblas0-pthread libgfortran5 libquadmath0 libgomp1
+    libegl1 libglvnd0 libx11-6 libxext6 libxcb1 libxau6 libxdmcp6 libbsd0 libmd0"
 
 # The script may be sourced, so every failure is a return.
 bare_gpu_fail() {

@@ -9,43 +9,58 @@ function(kascade_find_glsl_compiler)
                DOC "GLSL compiler for the Vulkan backend: glslc, glslang or glslangValidator")
 endfunction()
 
-# Sets KASCADE_GLSL_MATRIX_COMPILER to a compiler that knows cooperative matrices, the one of all other kernels where it
-# does; to a false value when there is none. Looked for anew each time, so that a compiler that came later is found.
-function(kascade_find_matrix_compiler)
+# Sets `variable` to a compiler that knows `extension` for `target`, the one of all other kernels where it does; to a
+# false value when there is none. Looked for anew each time, so that a compiler that came later is found.
+function(kascade_find_compiler_of variable extension target)
   find_program(provided NAMES glslang PATHS ${kascade_provided_compilers} NO_DEFAULT_PATH NO_CACHE)
   foreach(compiler "${KASCADE_GLSL_COMPILER}" "${provided}")
     if(compiler)
-      kascade_probe_glsl(known ${compiler} GL_KHR_cooperative_matrix)
+      kascade_probe_glsl(known ${compiler} ${extension} ${target})
       if(known)
-        set(KASCADE_GLSL_MATRIX_COMPILER ${compiler} PARENT_SCOPE)
+        set(${variable} ${compiler} PARENT_SCOPE)
         return()
       endif()
     endif()
   endforeach()
-  set(KASCADE_GLSL_MATRIX_COMPILER FALSE PARENT_SCOPE)
+  set(${variable} FALSE PARENT_SCOPE)
+endfunction()
+
+# Sets `variable` to the environment that a kernel is compiled for. vulkan1.3 lets the compiler use LocalSizeId, which
+# needs a feature of its own; only what must be SPIR-V 1.6 goes there, and has a fixed group size instead.
+function(kascade_glsl_target variable source)
+  if(source MATCHES "_matrix2[.]comp$")
+    set(${variable} vulkan1.3 PARENT_SCOPE)
+  else()
+    set(${variable} vulkan1.2 PARENT_SCOPE)
+  endif()
 endfunction()
 
 # Sets `variable` to the command line by which `compiler` makes `output` of `source`, defines and a dependency file
-# included.
+# included; KASCADE_GLSL_TARGET is the environment, by default that of the source.
 function(kascade_glsl_command variable compiler source output)
   get_filename_component(name ${compiler} NAME)
+  set(target ${KASCADE_GLSL_TARGET})
+  if(NOT target)
+    kascade_glsl_target(target ${source})
+  endif()
   set(arguments -I${PROJECT_SOURCE_DIR} -I${CMAKE_CURRENT_SOURCE_DIR}/kernels ${ARGN})
   if(name MATCHES "^glslc")
-    # The optimiser of glslc 2023.8 (Ubuntu 24.04) crashes on cooperative matrices; drivers optimise by themselves.
+    # Drivers optimise by themselves. The optimiser of glslc 2023.8 (Ubuntu 24.04) crashes on cooperative matrices, and
+    # after that of 2023.2 NVIDIA's driver gives sparse_split_lanes 222 registers instead of 163.
     set(optimize -O)
-    if(source MATCHES "_matrix[.]comp$")
+    if(source MATCHES "(_matrix2?|split_lanes|logits_lanes)[.]comp$")
       set(optimize -O0)
     endif()
-    # vulkan1.3 would let the compiler use LocalSizeId, which needs a feature of its own.
-    set(command --target-env=vulkan1.2 ${optimize} -fshader-stage=compute -MD -MF ${output}.d)
+    set(command --target-env=${target} ${optimize} -fshader-stage=compute -MD -MF ${output}.d)
   else()
-    set(command --quiet -V --target-env vulkan1.2 -S comp --depfile ${output}.d)
+    set(command --quiet -V --target-env ${target} -S comp --depfile ${output}.d)
   endif()
   set(${variable} ${compiler} ${command} ${arguments} -o ${output} ${source} PARENT_SCOPE)
 endfunction()
 
-# Sets `variable` to whether `compiler` takes a file with `extension` enabled.
-function(kascade_probe_glsl variable compiler extension)
+# Sets `variable` to whether `compiler` takes a file with `extension` enabled for `target`.
+function(kascade_probe_glsl variable compiler extension target)
+  set(KASCADE_GLSL_TARGET ${target})
   set(probe ${CMAKE_CURRENT_BINARY_DIR}/probe.comp)
   file(WRITE ${probe} "#version 450\n#extension ${extension} : require\nvoid main() {}\n")
   kascade_glsl_command(command ${compiler} ${probe} ${probe}.spv)

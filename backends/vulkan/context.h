@@ -212,7 +212,12 @@ typedef struct kas_vulkan_code {
     const unsigned char *spirv[KAS_DTYPE_BF16 + 1];
     const size_t *size[KAS_DTYPE_BF16 + 1];
     uint32_t invocations; /* work group size; in decode on matrices by their shape */
-    enum { KAS_VULKAN_NO_MATRIX, KAS_VULKAN_MATRIX_BLOCK, KAS_VULKAN_MATRIX_STREAM } matrix;
+    enum {
+        KAS_VULKAN_NO_MATRIX,
+        KAS_VULKAN_MATRIX_BLOCK,   /* prefill */
+        KAS_VULKAN_MATRIX_REDUCED, /* prefill without strips, matrices of 16 x 16 x 16 */
+        KAS_VULKAN_MATRIX_STREAM   /* decode */
+    } matrix;
 } kas_vulkan_code;
 
 struct kas_backend_kernel {
@@ -233,11 +238,13 @@ void kas_vulkan_kernels_destroy(kas_backend_context *context);
 void kas_vulkan_cache_open(kas_backend_context *context, const kas_cache *hooks);
 void kas_vulkan_cache_close(kas_backend_context *context);
 
-/* KAS_VULKAN_HAVE_MATRIX: a shader compiler of this build knows cooperative matrices. */
-#ifdef KAS_VULKAN_HAVE_MATRIX
-#define KAS_VULKAN_VARIANT_COUNT 40
+/* KAS_VULKAN_HAVE_MATRIX, KAS_VULKAN_HAVE_MATRIX2: a shader compiler of this build knows the extension. */
+#if defined(KAS_VULKAN_HAVE_MATRIX2)
+#define KAS_VULKAN_VARIANT_COUNT 45
+#elif defined(KAS_VULKAN_HAVE_MATRIX)
+#define KAS_VULKAN_VARIANT_COUNT 43
 #else
-#define KAS_VULKAN_VARIANT_COUNT 33
+#define KAS_VULKAN_VARIANT_COUNT 36
 #endif
 extern const kas_variant kas_vulkan_variants[KAS_VULKAN_VARIANT_COUNT];
 

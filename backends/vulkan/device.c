@@ -45,7 +45,8 @@ static bool create_instance(PFN_vkGetInstanceProcAddr get, char *reason, size_t 
     }
     VkApplicationInfo application = {.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO,
                                      .pEngineName = "libkascade",
-                                     .apiVersion = VK_API_VERSION_1_2};
+                                     .apiVersion = version >= VK_API_VERSION_1_3 ? VK_API_VERSION_1_3
+                                                                                 : VK_API_VERSION_1_2};
     VkInstanceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO, .pApplicationInfo = &application};
     VkResult result = global.CreateInstance(&create, NULL, &process.instance);
     if (result != VK_SUCCESS) {
@@ -222,7 +223,8 @@ static uint64_t find_features(const kas_vulkan_instance_api *api, VkPhysicalDevi
         find_matrix_shape(api, physical, limits->subgroup_size, limits->matrix);
     if (limits->matrix[0] != 0)
         features |= KAS_FEATURE_COOPMAT;
-    if ((features & KAS_FEATURE_COOPMAT) && has_matrix2(&matrix2))
+    /* Its kernels are SPIR-V 1.6. */
+    if ((features & KAS_FEATURE_COOPMAT) && has_matrix2(&matrix2) && limits->api_version >= VK_API_VERSION_1_3)
         features |= KAS_FEATURE_COOPMAT2;
     return features;
 }

@@ -145,12 +145,24 @@ typedef struct matrix_group {
     uint64_t shared; /* bytes of shared memory */
 } matrix_group;
 
+/* A work group of 16 rows a subgroup stages blocks of 64 keys and values; the driver takes shared memory of its own to
+   reduce and convert matrices, 1.25 KiB a subgroup with NVIDIA's 580. */
+static matrix_group plan_reduced_group(const kas_vulkan_limits *limits, const kas_vulkan_code *code, uint32_t head_dim)
+{
+    const uint32_t small = 2048;
+    uint32_t stride = (head_dim / 8) | 1, subgroups = code->invocations / limits->subgroup_size;
+    uint32_t vectors = kas_max_u32(2 * 64 * stride, subgroups * 16 * 5);
+    return (matrix_group){code->invocations, 16 * (uint64_t)vectors + 1280 * subgroups + small};
+}
+
 /*
  * In prefill a work group takes 128 rows and stages blocks of keys or of 64 query rows; in decode its subgroups stage
  * 64 keys and values together, half of that where a matrix has 32 rows.
  */
 static matrix_group plan_matrix_group(const kas_vulkan_limits *limits, const kas_vulkan_code *code, uint32_t head_dim)
 {
+    if (code->matrix == KAS_VULKAN_MATRIX_REDUCED)
+        return plan_reduced_group(limits, code, head_dim);
     const uint32_t *side = limits->matrix;
     const uint32_t small = 2048; /* softmaxes, positions and the like */
     bool block = code->matrix == KAS_VULKAN_MATRIX_BLOCK;
@@ -178,13 +190,18 @@ static uint32_t work_group_size(const kas_vulkan_limits *limits, const kas_backe
     return plan_matrix_group(limits, kernel->code, kernel->spec.head_dim).invocations;
 }
 
-/* Why a row on matrices cannot serve: a shape that does not divide the head dimension, or too little shared memory. */
+/* Why a row on matrices cannot serve: a shape that it does not take or that does not divide the head dimension, or too
+   little shared memory. */
 static kas_status check_matrix_row(const kas_vulkan_limits *limits, const kas_variant *variant, uint32_t head_dim)
 {
     const kas_vulkan_code *code = variant->code;
     const uint32_t *side = limits->matrix;
     if (code->matrix == KAS_VULKAN_NO_MATRIX)
         return KAS_OK;
+    bool is_cube = side[0] == 16 && side[1] == 16 && side[2] == 16;
+    if (code->matrix == KAS_VULKAN_MATRIX_REDUCED && !is_cube)
+        return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s needs matrices of 16 x 16 x 16, the device has %u x %u x %u",
+                        kas_op_name(variant->op), variant->name, side[0], side[1], side[2]);
     if (head_dim % kas_max_u32(side[1], side[2]) != 0)
         return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s: matrices of %u x %u x %u do not divide head dimension %u",
                         kas_op_name(variant->op), variant->name, side[0], side[1], side[2], head_dim);
@@ -268,9 +285,6 @@ static kas_status make_kernel(kas_backend_context *context, const kas_vulkan_cod
         destroy_kernel(context, k);
         return status;
     }
-    k->next = context->kernels;
-    context->kernels = k;
-    context->cache_changed = true;
     *kernel = k;
     return KAS_OK;
 }
@@ -290,6 +304,32 @@ static kas_backend_kernel *find_kernel(const kas_backend_context *context, const
     return NULL;
 }
 
+static kas_backend_kernel *find_locked(kas_backend_context *context, const kas_vulkan_code *code,
+                                       const kas_kernel_spec *spec)
+{
+    kas_mutex_lock(context->lock);
+    kas_backend_kernel *found = find_kernel(context, code, spec);
+    kas_mutex_unlock(context->lock);
+    return found;
+}
+
+/* Kernels are compiled without the lock, several at a time: of two alike the one that was kept first serves. */
+static kas_backend_kernel *keep_kernel(kas_backend_context *context, kas_backend_kernel *made)
+{
+    kas_mutex_lock(context->lock);
+    kas_backend_kernel *found = find_kernel(context, made->code, &made->spec);
+    if (!found) {
+        made->next = context->kernels;
+        context->kernels = made;
+        context->cache_changed = true;
+    }
+    kas_mutex_unlock(context->lock);
+    if (!found)
+        return made;
+    destroy_kernel(context, made);
+    return found;
+}
+
 kas_status kas_vulkan_kernel_load(kas_backend_context *context, const kas_variant *variant, const kas_kernel_spec *spec,
                                   kas_backend_kernel **kernel)
 {
@@ -299,15 +339,13 @@ kas_status kas_vulkan_kernel_load(kas_backend_context *context, const kas_varian
         return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s needs work groups of %u, the device has %u",
                         kas_op_name(variant->op), variant->name, code->invocations, context->limits.group_invocations);
     KAS_TRY(check_matrix_row(&context->limits, variant, spec->head_dim));
-    kas_mutex_lock(context->lock);
-    kas_status status = KAS_OK;
-    kas_backend_kernel *found = find_kernel(context, code, spec);
-    if (!found)
-        status = make_kernel(context, code, spec, &found);
-    kas_mutex_unlock(context->lock);
-    if (status == KAS_OK)
-        *kernel = found;
-    return status;
+    kas_backend_kernel *found = find_locked(context, code, spec);
+    if (!found) {
+        KAS_TRY(make_kernel(context, code, spec, &found));
+        found = keep_kernel(context, found);
+    }
+    *kernel = found;
+    return KAS_OK;
 }
 
 void kas_vulkan_kernel_unload(kas_backend_context *context, kas_backend_kernel *kernel)

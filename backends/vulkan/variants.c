@@ -66,15 +66,19 @@ LANES_CODE(logits)
 PLAIN_LANES_CODE(select, 1024)
 PLAIN_LANES_CODE(pool, 128)
 
-#define LANES_ROW(number, text)                                                                                        \
-    {.name = #text "_subgroup",                                                                                        \
+#define LANES_ROW(number, text, suffix, ...)                                                                           \
+    {.name = #text "_" suffix,                                                                                         \
      .op = number,                                                                                                     \
      .dtypes = HALVES,                                                                                                 \
      .min_head_dim = 8,                                                                                                \
      .max_head_dim = KAS_MAX_HEAD_DIM,                                                                                 \
      .head_dim_step = 8,                                                                                               \
      .needs = KAS_FEATURE_SUBGROUP | KAS_FEATURE_STORAGE16,                                                            \
-     .code = &text##_lanes}
+     .code = &text##_lanes,                                                                                            \
+     __VA_ARGS__}
+
+/* Query rows that the kernels hold all at once: keys are read once, where matrices would be mostly empty. */
+#define FEW_ROWS .max_group = 8, .max_queries = 1
 
 /* ---- Rows on cooperative matrices: f16, head dimensions in steps of a matrix's sides ----------------------------- */
 
@@ -92,18 +96,35 @@ MATRIX_CODE(attend_split, STREAM, 0)
 MATRIX_CODE(sparse_split, STREAM, 0)
 MATRIX_CODE(logits, STREAM, 0)
 
-#define MATRIX_ROW(number, text, ...)                                                                                  \
-    {.name = #text "_matrix",                                                                                          \
+#define MATRIX_KIND_ROW(number, text, kind, features, ...)                                                             \
+    {.name = #text #kind,                                                                                              \
      .op = number,                                                                                                     \
      .dtypes = KAS_DTYPE_BIT(KAS_DTYPE_F16),                                                                           \
      .min_head_dim = 16,                                                                                               \
      .max_head_dim = 128,                                                                                              \
      .head_dim_step = 16,                                                                                              \
-     .needs = KAS_FEATURE_SUBGROUP | KAS_FEATURE_STORAGE16 | KAS_FEATURE_COOPMAT,                                      \
-     .code = &text##_matrix,                                                                                           \
+     .needs = KAS_FEATURE_SUBGROUP | KAS_FEATURE_STORAGE16 | (features),                                               \
+     .code = &text##kind,                                                                                              \
      __VA_ARGS__},
+#define MATRIX_ROW(number, text, ...) MATRIX_KIND_ROW(number, text, _matrix, KAS_FEATURE_COOPMAT, __VA_ARGS__)
 #else
 #define MATRIX_ROW(number, text, ...)
+#endif
+
+/* With reductions and conversions of matrices: VK_NV_cooperative_matrix2. */
+#ifdef KAS_VULKAN_HAVE_MATRIX2
+#define MATRIX2_CODE(op)                                                                                               \
+    DECLARE(op##_matrix2_f16)                                                                                          \
+    static const kas_vulkan_code op##_matrix2 = {                                                                      \
+        BUILD(KAS_DTYPE_F16, op##_matrix2_f16), .invocations = 256, .matrix = KAS_VULKAN_MATRIX_REDUCED};
+
+MATRIX2_CODE(attend)
+MATRIX2_CODE(sparse)
+
+#define MATRIX2_ROW(number, text, ...)                                                                                 \
+    MATRIX_KIND_ROW(number, text, _matrix2, KAS_FEATURE_COOPMAT | KAS_FEATURE_COOPMAT2, __VA_ARGS__)
+#else
+#define MATRIX2_ROW(number, text, ...)
 #endif
 
 /* ---- The table -------------------------------------------------------------------------------------------------- */
@@ -142,26 +163,31 @@ MATRIX_CODE(logits, STREAM, 0)
     }
 
 const kas_variant kas_vulkan_variants[] = {
+    MATRIX2_ROW(KAS_OP_ATTEND, attend, .block_queries = 32)
     MATRIX_ROW(KAS_OP_ATTEND, attend, .block_queries = 32)
     TYPED_ROWS(KAS_OP_ATTEND, attend, .block_queries = 16, .per_head = true),
     MATRIX_ROW(KAS_OP_LSE, lse, .block_queries = 64)
     TYPED_ROWS(KAS_OP_LSE, lse, .block_queries = 16, .per_head = true),
-    MATRIX_ROW(KAS_OP_SCORES, scores, .block_keys = 256)
+    MATRIX_ROW(KAS_OP_SCORES, scores, .block_keys = 2048)
     TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
     PLAIN_LANES_ROW(KAS_OP_SELECT, select),
     PLAIN_ROW(KAS_OP_SELECT, select),
+    MATRIX2_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     MATRIX_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     TYPED_ROWS(KAS_OP_SPARSE, sparse, .block_queries = 16, .per_head = true),
+    LANES_ROW(KAS_OP_ATTEND_SPLIT, attend_split, "few", FEW_ROWS),
     MATRIX_ROW(KAS_OP_ATTEND_SPLIT, attend_split, .max_group = 0)
-    LANES_ROW(KAS_OP_ATTEND_SPLIT, attend_split),
+    LANES_ROW(KAS_OP_ATTEND_SPLIT, attend_split, "subgroup"),
     TYPED_ROWS(KAS_OP_ATTEND_SPLIT, attend_split),
+    LANES_ROW(KAS_OP_SPARSE_SPLIT, sparse_split, "few", FEW_ROWS),
     MATRIX_ROW(KAS_OP_SPARSE_SPLIT, sparse_split, .max_group = 0)
-    LANES_ROW(KAS_OP_SPARSE_SPLIT, sparse_split),
+    LANES_ROW(KAS_OP_SPARSE_SPLIT, sparse_split, "subgroup"),
     TYPED_ROWS(KAS_OP_SPARSE_SPLIT, sparse_split),
-    LANES_ROW(KAS_OP_MERGE, merge),
+    LANES_ROW(KAS_OP_MERGE, merge, "subgroup"),
     TYPED_ROWS(KAS_OP_MERGE, merge),
+    LANES_ROW(KAS_OP_LOGITS, logits, "few", FEW_ROWS),
     MATRIX_ROW(KAS_OP_LOGITS, logits, .max_group = 0)
-    LANES_ROW(KAS_OP_LOGITS, logits),
+    LANES_ROW(KAS_OP_LOGITS, logits, "subgroup"),
     TYPED_ROWS(KAS_OP_LOGITS, logits),
     PLAIN_LANES_ROW(KAS_OP_POOL, pool, .block_keys = 4 * 128),
     PLAIN_ROW(KAS_OP_POOL, pool, .block_keys = GENERIC_INVOCATIONS),

@@ -52,7 +52,7 @@ kas_status kas_launch_lse(const kas_work *work, const kas_piece *piece, uint32_t
 kas_splits kas_work_splits(const kas_work *work)
 {
     const kas_shape *shape = &work->session->shape;
-    return kas_plan_splits(work->keys, shape->split_groups, shape->enough_groups);
+    return kas_plan_splits(work->keys, shape->split_groups, shape->enough_groups, shape->waves);
 }
 
 static void bind_partials(const kas_work *work, kas_launch *launch, const kas_scratch_plan *scratch)
@@ -140,7 +140,7 @@ kas_splits kas_work_list_splits(const kas_work *work, uint32_t entries)
 {
     const kas_shape *shape = &work->session->shape;
     return kas_plan_splits(entries + (work->queries > 1 ? work->queries : 0), shape->split_groups,
-                           shape->enough_groups);
+                           shape->enough_groups, shape->waves);
 }
 
 kas_status kas_launch_sparse_split(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,

@@ -26,7 +26,8 @@ typedef void (*kas_vulkan_function)(void);
  *                          computeFullSubgroups, vulkanMemoryModel, vulkanMemoryModelDeviceScope, shaderFloat16 and
  *                          storageBuffer16BitAccess
  *   KAS_FEATURE_COOPMAT2   VK_NV_cooperative_matrix2 with its WorkgroupScope, FlexibleDimensions, Reductions,
- *                          Conversions, PerElementOperations, TensorAddressing and BlockLoads features, and COOPMAT
+ *                          Conversions, PerElementOperations, TensorAddressing and BlockLoads features, COOPMAT, and
+ *                          an instance and a device of version 1.3
  *
  * The library submits to `queue` when a stream that it created itself has work. Where other code submits to the same
  * queue from other threads, lock and unlock (both or neither) are called around each submission; they are not called

@@ -9,7 +9,12 @@
 #include "core/kernel/tile.h"
 #include "constants.h"
 
+/* SPIR-V 1.6 states a size by constant in a way that asks for a feature of its own: kernels in it have a fixed one. */
+#ifdef KAS_GROUP_SIZE
+layout(local_size_x = KAS_GROUP_SIZE) in;
+#else
 layout(local_size_x_id = KAS_CONSTANT_INVOCATIONS) in;
+#endif
 layout(constant_id = KAS_CONSTANT_INVOCATIONS) const uint INVOCATIONS = 128;
 layout(constant_id = KAS_CONSTANT_HEAD_DIM) const uint HEAD_DIM = 128;
 layout(constant_id = KAS_CONSTANT_GROUP) const uint GROUP = 4;

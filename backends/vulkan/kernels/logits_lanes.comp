@@ -9,35 +9,50 @@
 #include "partial.glsl"
 KAS_WRITE(KAS_SLOT_LOGITS, float, logits)
 
-/* Lane i of a group stores logit i, then i + GROUP_LANES, and so on. */
-void store_logits(float logit[LOGITS], row_block rows, uint at, uint e, uint end)
+/* Stores the lane's logits of the turn whose first key is entry `first`; row 0 is row `at` of the logits. */
+void store_logits(float own[OWN], row_block rows, uint at, uint first, uint end)
 {
-    [[unroll]] for (uint i = 0u; i < LOGITS; i++) {
-        uint r = i % HELD_ROWS;
-        uint j = e + i / HELD_ROWS;
-        if (i % GROUP_LANES == group_lane() && r < rows.count && j < end)
-            logits[(at + r) * call.score_stride + j] = logit[i] * LN_2;
+    [[unroll]] for (uint j = 0u; j < OWN; j++) {
+        uint r = own_logit(j) % HELD_ROWS;
+        uint entry = first + key_lane(0u, own_logit(j) / HELD_ROWS);
+        if (group_lane() % REPLICAS == 0u && r < rows.count && entry < end)
+            logits[(at + r) * call.score_stride + entry] = own[j] * LN_2;
     }
 }
 
 /* Keys of the next turn load while weights are made. */
-void cover_range(key_range range, row_block rows, uint at, uint kv_head)
+void cover_range(key_range range, row_block rows, uint at, uint kv_head, uint limit)
 {
     bool aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
-    uint first = range.begin + gl_SubgroupID * SUBGROUP_KEYS;
-    place_keys(range, first, kv_head);
-    LOAD_VECTORS(load_k, HELD_VECTORS, held_k_at, aligned, held_k)
-    for (; first < range.end; first += GROUPS * HELD_KEYS) {
-        float logit[LOGITS];
-        uint position[HELD_KEYS] = held_position;
-        place_keys(range, first + GROUPS * HELD_KEYS, kv_head);
-        dot_keys(logit);
-        LOAD_VECTORS(load_k, HELD_VECTORS, held_k_at, aligned, held_k)
-        reduce_logits(logit);
-        hide_keys(logit, position);
-        if (has_flag(KAS_CALL_STORE_LOGITS))
-            store_logits(logit, rows, at, first + gl_SubgroupInvocationID / GROUP_LANES * HELD_KEYS, range.end);
-        weigh(logit);
+    bool store = has_flag(KAS_CALL_STORE_LOGITS);
+    uint first = range.begin + gl_SubgroupID * RUN_KEYS;
+    fetch_run(range, first);
+    place_run(range, first, kv_head);
+    enter_run();
+    LOAD_TURN(load_k, near_k, 0u, aligned, held_k)
+    for (uint step = range.begin; step < range.end; step += STEP) {
+        uint position = near_position;
+        bool hides = subgroupAny(position >= limit);
+        first = step + gl_SubgroupID * RUN_KEYS;
+        fetch_run(range, first + STEP);
+        place_run(range, first + STEP, kv_head);
+        for (uint base = 0u; base < RUN_KEYS; base += TURN_KEYS) {
+            float logit[LOGITS];
+            float own[OWN];
+            dot_keys(logit);
+            uint ahead = base + TURN_KEYS;
+            if (ahead == RUN_KEYS) {
+                enter_run();
+                ahead = 0u;
+            }
+            LOAD_TURN(load_k, near_k, ahead, aligned, held_k)
+            reduce_logits(logit, own);
+            if (hides)
+                hide_keys(own, position, base);
+            if (store)
+                store_logits(own, rows, at, first + base, range.end);
+            weigh(own);
+        }
     }
 }
 
@@ -53,7 +68,7 @@ void main()
         row_block rows =
             row_block(kv_head * GROUP, 0u, call.queries, first, kas_min2(HELD_ROWS, row_count - first));
         hold_rows(rows, s);
-        cover_range(range, rows, entry + first, kv_head);
+        cover_range(range, rows, entry + first, kv_head, common_limit(s));
         [[unroll]] for (uint r = 0u; r < HELD_ROWS; r++) {
             if (r >= rows.count)
                 break;

@@ -45,7 +45,7 @@ void store_strip(row_block rows, uint limit, uint position, bool hides, uint ent
     for (uint base = 0u; base < rows.count * STRIP_KEYS; base += SUBGROUP) {
         uint n = (base + gl_SubgroupInvocationID) / STRIP_KEYS % SIDE_M;
         uint key = (base + gl_SubgroupInvocationID) % STRIP_KEYS;
-        float logit = session.scale * strip_value(n, key);
+        float logit = abs(session.scale) * strip_value(n, key);
         if (hides && subgroupShuffle(position, key) >= subgroupShuffle(limit, n))
             logit = KAS_NEGATIVE_INFINITY;
         if (base + gl_SubgroupInvocationID < rows.count * STRIP_KEYS && first + key < end)
@@ -76,7 +76,7 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
     LOAD_RUN(load_k, near_k, aligned, held_k)
     query_row row = row_of(rows, s, strip_row());
     uint row_limit = row.exists ? kas_causal_keys(s, row.query) : 0u;
-    float scale = session.scale * LOG2_E;
+    float scale = logit_scale();
     greatest = LEAST;
     total = 0.0;
     for (uint turn = range.begin; turn < range.end; turn += TURN_KEYS) {

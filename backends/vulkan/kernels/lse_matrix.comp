@@ -1,7 +1,8 @@
 #version 450
 /*
  * lse_matrix.comp - lse on cooperative matrices: 64 queries of all heads of a kv head. A subgroup takes 2 M rows; every
- * element of its logits keeps a softmax of its own, over each N-th key, and a row's meet at the end.
+ * element of its logits keeps a softmax of its own, over each N-th key, and a row's meet at the end. The base of such a
+ * softmax moves only when a logit rises more than HEADROOM above it.
  */
 #extension GL_GOOGLE_include_directive : require
 #pragma use_vulkan_memory_model
@@ -20,6 +21,7 @@ KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
 
 const uint QUERIES = 64u;
 const uint STRIPS_EACH = 2u;
+const float HEADROOM = 60.0;
 const uint ROWS = SUBGROUPS * STRIPS_EACH * SIDE_M;
 
 shared uint row_limit[ROWS]; /* keys that the row sees: positions below */
@@ -37,7 +39,7 @@ float see(float logit, float index, uint t, uint n)
     return key_position[n * SIDE_N + at % SIDE_N] < row_limit[block_row(t, at / SIDE_N)] ? logit : KAS_NEGATIVE_INFINITY;
 }
 
-/* A row's greatest logits in the first N columns of the strip and its sums in the next N become its log-sum-exp. */
+/* A row's bases in the first N columns of the strip and its sums in the next N become its log-sum-exp. */
 void write_row(query_row row)
 {
     if (!row.exists || strip_part() != 0u || !has_flag(KAS_CALL_LSE))
@@ -55,7 +57,7 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
 {
     MATRIX_SUM indices = make_indices();
     MATRIX_A q[STRIPS_EACH * DIM_STEPS];
-    MATRIX_SUM greatest[STRIPS_EACH];
+    MATRIX_SUM base[STRIPS_EACH];
     MATRIX_SUM total[STRIPS_EACH];
     for (uint first = 0u; first < ROWS; first += STAGED_ROWS) {
         stage_rows(rows, s, first, STAGED_ROWS);
@@ -68,14 +70,14 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
         }
     }
     [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++) {
-        greatest[t] = MATRIX_SUM(LEAST);
+        base[t] = MATRIX_SUM(LEAST);
         total[t] = MATRIX_SUM(0.0);
     }
     for (uint n = lane(); n < ROWS; n += INVOCATIONS) {
         query_row row = row_of(rows, s, n);
         row_limit[n] = row.exists ? kas_causal_keys(s, row.query) : 0u;
     }
-    float scale = session.scale * LOG2_E;
+    float scale = logit_scale();
     uint turn = 0u;
     clear_hides();
     place_block(range, range.begin);
@@ -102,28 +104,35 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
                     logits[t * KEY_TILES + n] = coopMatMulAdd(q[t * DIM_STEPS + c], k, logits[t * KEY_TILES + n]);
             }
         }
-        [[unroll]] for (uint t = 0u; t < STRIPS_EACH * KEY_TILES; t++)
-            [[unroll]] for (int i = 0; i < indices.length(); i++)
-                logits[t][i] *= scale;
         if (hides) {
             [[unroll]] for (uint t = 0u; t < STRIPS_EACH * KEY_TILES; t++)
                 [[unroll]] for (int i = 0; i < indices.length(); i++)
                     logits[t][i] = see(logits[t][i], indices[i], t / KEY_TILES, t % KEY_TILES);
         }
+        MATRIX_SUM most[STRIPS_EACH];
+        bool rises = false;
         [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
             [[unroll]] for (int i = 0; i < indices.length(); i++) {
-                float most = greatest[t][i];
-                [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
-                    most = max(most, logits[t * KEY_TILES + n][i]);
-                float sum = total[t][i] * exp2(greatest[t][i] - most);
-                [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
-                    sum += exp2(logits[t * KEY_TILES + n][i] - most);
-                total[t][i] = sum;
-                greatest[t][i] = most;
+                most[t][i] = logits[t * KEY_TILES][i];
+                [[unroll]] for (uint n = 1u; n < KEY_TILES; n++)
+                    most[t][i] = max(most[t][i], logits[t * KEY_TILES + n][i]);
+                rises = rises || scale * most[t][i] > base[t][i] + HEADROOM;
             }
+        if (subgroupAny(rises)) {
+            [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
+                [[unroll]] for (int i = 0; i < indices.length(); i++) {
+                    float raised = max(base[t][i], scale * most[t][i]);
+                    total[t][i] *= exp2(base[t][i] - raised);
+                    base[t][i] = raised;
+                }
+        }
+        [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
+            [[unroll]] for (int i = 0; i < indices.length(); i++)
+                [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
+                    total[t][i] += exp2(fma(scale, logits[t * KEY_TILES + n][i], -base[t][i]));
     }
     [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++) {
-        coopMatStore(greatest[t], strips, strip_at(), STRIP_STRIDE, ROW_MAJOR);
+        coopMatStore(base[t], strips, strip_at(), STRIP_STRIDE, ROW_MAJOR);
         coopMatStore(total[t], strips, strip_at() + SIDE_N / 4u, STRIP_STRIDE, ROW_MAJOR);
         subgroup_meet();
         write_row(row_of(rows, s, block_row(t, strip_row())));

@@ -3,7 +3,8 @@
  * has them, with f32 sums in the scope of a subgroup, staged query rows, and a strip of shared memory for each
  * subgroup, in which it sees a matrix as rows. In prefill subgroups share blocks of keys and have rows of their own
  * (matrix_block.glsl); with KAS_OWN_KEYS, for decode, they share M rows and have keys of their own
- * (matrix_stream.glsl). After vectors.glsl.
+ * (matrix_stream.glsl). With KAS_MATRIX2 rows of matrices are reduced where they are, and there are no strips. After
+ * vectors.glsl.
  *
  * Which invocation holds which element of a matrix is the driver's choice, but the same for all matrices of a type: a
  * matrix of indices tells. Logits are in units of log 2, so that weights are exp2 of differences.
@@ -25,7 +26,9 @@ const uint SIDE_NK = SIDE_N > SIDE_K ? SIDE_N : SIDE_K;
 const uint SUBGROUPS = INVOCATIONS / SUBGROUP;
 const uint ROW_LANES = SUBGROUP / SIDE_M; /* that share a row of the strip */
 /* Keys that a subgroup works on at once: eight halves at least for each lane of a row. */
-#ifdef KAS_OWN_KEYS
+#if defined(KAS_MATRIX2)
+const uint WANTED_KEYS = 64u;
+#elif defined(KAS_OWN_KEYS)
 const uint WANTED_KEYS = 8u * ROW_LANES;
 #else
 const uint WANTED_KEYS = 8u * ROW_LANES > 32u ? 8u * ROW_LANES : 32u;
@@ -38,6 +41,9 @@ const uint KEY_STEPS = STRIP_KEYS / SIDE_K; /* products that add a strip's value
 const uint DIM_TILES = HEAD_DIM / SIDE_N;   /* matrices of outputs side by side */
 const uint VECTORS = HEAD_DIM / 8u;         /* of 8 elements in a row */
 const uint STRIDE = VECTORS | 1u;           /* of a staged row: the odd vector spreads rows over the banks */
+#ifdef KAS_MATRIX2
+const uint OUTPUT_STRIDE = SIDE_N / 4u | 1u; /* of a row of results on its way out, likewise */
+#endif
 const float LOG2_E = 1.4426950408889634;
 const float LN_2 = 0.6931471805599453;
 /* Below every logit of a key and yet finite, so that no difference is a NaN of infinities. */
@@ -55,6 +61,39 @@ LOAD_VECTOR(load_q, q_data, q_vectors)
 #define ROW_MAJOR gl_CooperativeMatrixLayoutRowMajor
 #define COLUMN_MAJOR gl_CooperativeMatrixLayoutColumnMajor
 
+/* Makes what the subgroup's invocations wrote to shared memory visible to each other. */
+void subgroup_meet()
+{
+    controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsShared,
+                   gl_SemanticsAcquireRelease | gl_SemanticsMakeAvailable | gl_SemanticsMakeVisible);
+}
+
+/* ---- Query rows ------------------------------------------------------------------------------------------------- */
+
+/* What makes products of k and query_vector() logits in units of log 2. Never negative: a greatest product is a
+   greatest logit. */
+float logit_scale()
+{
+    return abs(session.scale) * LOG2_E;
+}
+
+/* Vector `v` of query row `n` with the sign of the scale, zero where there is none. */
+uvec4 query_vector(row_block rows, kas_sequence s, uint n, uint v, bool aligned)
+{
+    query_row row = row_of(rows, s, n);
+    if (!row.exists)
+        return uvec4(0u);
+    uint at = q_row(row) + v * 8u;
+    uvec4 vector = aligned ? load_q_vector(at) : load_q_elements(at);
+    return session.scale < 0.0 ? vector ^ 0x80008000u : vector;
+}
+
+bool queries_aligned()
+{
+    return is_aligned(call.q_base, call.q_stride_seq, call.q_stride_token, call.q_stride_head);
+}
+
+#ifndef KAS_MATRIX2
 /* ---- Strips ----------------------------------------------------------------------------------------------------- */
 
 /* Rows of STRIP_KEYS floats, and behind them in decode as many halves; in prefill halves take the floats' place. */
@@ -100,13 +139,6 @@ void store_halves(float value[LANE_KEYS])
                   packHalf2x16(vec2(value[i + 4u], value[i + 5u])), packHalf2x16(vec2(value[i + 6u], value[i + 7u])));
 }
 
-/* Makes what the subgroup's invocations wrote to shared memory visible to each other. */
-void subgroup_meet()
-{
-    controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsShared,
-                   gl_SemanticsAcquireRelease | gl_SemanticsMakeAvailable | gl_SemanticsMakeVisible);
-}
-
 /* Element i stands for row index / N, column index % N. */
 MATRIX_SUM make_indices()
 {
@@ -119,23 +151,6 @@ MATRIX_SUM make_indices()
     coopMatLoad(indices, strips, strip_at(), STRIP_STRIDE, ROW_MAJOR);
     subgroup_meet();
     return indices;
-}
-
-/* ---- Query rows ------------------------------------------------------------------------------------------------- */
-
-/* Vector `v` of query row `n`, zero where there is none. */
-uvec4 query_vector(row_block rows, kas_sequence s, uint n, uint v, bool aligned)
-{
-    query_row row = row_of(rows, s, n);
-    if (!row.exists)
-        return uvec4(0u);
-    uint at = q_row(row) + v * 8u;
-    return aligned ? load_q_vector(at) : load_q_elements(at);
-}
-
-bool queries_aligned()
-{
-    return is_aligned(call.q_base, call.q_stride_seq, call.q_stride_token, call.q_stride_head);
 }
 
 /* A row's factors, for elements of a matrix that know their row by index. */
@@ -151,3 +166,4 @@ float factor_of(float index)
 {
     return strip_factors[gl_SubgroupID * SIDE_M + uint(index) / SIDE_N];
 }
+#endif

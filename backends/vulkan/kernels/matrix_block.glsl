@@ -11,7 +11,13 @@ const uint STAGED_ROWS = KEYS < KAS_STAGED_ROWS ? KAS_STAGED_ROWS : KEYS;
 #endif
 const uint VALUES_AT = KEYS * STRIDE; /* of the values, behind the keys */
 
-shared uvec4 stage[STAGED_ROWS * STRIDE];
+#ifdef KAS_MATRIX2
+const uint STAGE_LEAST = SUBGROUPS * SIDE_M * OUTPUT_STRIDE; /* outputs take the stage's place */
+#else
+const uint STAGE_LEAST = 0u;
+#endif
+
+shared uvec4 stage[STAGED_ROWS * STRIDE > STAGE_LEAST ? STAGED_ROWS * STRIDE : STAGE_LEAST];
 shared uint key_position[KEYS]; /* KAS_NONE: absent */
 /* Whether some row does not see some key of the block; by turns, so that one can be cleared while the other is read. */
 shared uint block_hides[2];

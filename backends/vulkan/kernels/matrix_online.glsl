@@ -83,7 +83,7 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
     total = 0.0;
     query_row row = row_of(rows, s, my_rows() + strip_row());
     uint row_limit = row.exists ? kas_causal_keys(s, row.query) : 0u;
-    float scale = session.scale * LOG2_E;
+    float scale = logit_scale();
     uint turn = 0u;
     clear_hides();
     place_block(range, range.begin);

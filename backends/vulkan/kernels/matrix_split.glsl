@@ -92,7 +92,7 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
     total = 0.0;
     query_row row = row_of(rows, s, strip_row());
     uint row_limit = row.exists ? kas_causal_keys(s, row.query) : 0u;
-    float scale = session.scale * LOG2_E;
+    float scale = logit_scale();
     for (uint turn = range.begin; turn < range.end; turn += TURN_KEYS) {
         first = turn + my_keys();
         uint position = near_position;

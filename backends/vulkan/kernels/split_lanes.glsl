@@ -5,25 +5,42 @@ KAS_WRITE(KAS_SLOT_OUT, KAS_ELEMENT, out_data)
 KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
 
 /* Keys of the next turn load while weights are made, values of this one while logits are. */
-void cover_range(key_range range, uint kv_head)
+void cover_range(key_range range, uint kv_head, uint limit)
 {
     bool k_aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
     bool v_aligned = is_aligned(call.v_base, call.v_stride_seq, call.v_stride_token, call.v_stride_head);
-    uint first = range.begin + gl_SubgroupID * SUBGROUP_KEYS;
-    place_keys(range, first, kv_head);
-    LOAD_VECTORS(load_k, HELD_VECTORS, held_k_at, k_aligned, held_k)
-    /* The groups of a subgroup stay in the loop together: shuffles need all of its lanes. */
-    for (; first < range.end; first += GROUPS * HELD_KEYS) {
-        float logit[LOGITS];
-        uint position[HELD_KEYS] = held_position;
-        LOAD_VECTORS(load_v, HELD_VECTORS, held_v_at, v_aligned, held_v)
-        place_keys(range, first + GROUPS * HELD_KEYS, kv_head);
-        dot_keys(logit);
-        LOAD_VECTORS(load_k, HELD_VECTORS, held_k_at, k_aligned, held_k)
-        reduce_logits(logit);
-        hide_keys(logit, position);
-        weigh(logit);
-        add_values(logit, position);
+    uint first = range.begin + gl_SubgroupID * RUN_KEYS;
+    fetch_run(range, first);
+    place_run(range, first, kv_head);
+    enter_run();
+    LOAD_TURN(load_k, near_k, 0u, k_aligned, held_k)
+    fetch_run(range, first + STEP);
+    /* Subgroups stay in the loop together: Mesa's processor device makes a vote of a subgroup one of the work group. */
+    for (uint step = range.begin; step < range.end; step += STEP) {
+        uint position = near_position;
+        bool hides = subgroupAny(position >= limit);
+        first = step + gl_SubgroupID * RUN_KEYS;
+        place_run(range, first + STEP, kv_head);
+        fetch_run(range, first + 2u * STEP);
+        for (uint base = 0u; base < RUN_KEYS; base += TURN_KEYS) {
+            float logit[LOGITS];
+            float own[OWN];
+            LOAD_TURN(load_v, near_v, base, v_aligned, held_v)
+            dot_keys(logit);
+            uint ahead = base + TURN_KEYS;
+            if (ahead == RUN_KEYS) {
+                enter_run();
+                ahead = 0u;
+            }
+            LOAD_TURN(load_k, near_k, ahead, k_aligned, held_k)
+            reduce_logits(logit, own);
+            if (hides) {
+                hide_keys(own, position, base);
+                drop_absent(position, base);
+            }
+            weigh(own);
+            add_values(own);
+        }
     }
 }
 
@@ -54,7 +71,7 @@ void attend_split(kas_sequence s, key_range range, uint kv_head)
         row_block rows =
             row_block(kv_head * GROUP, 0u, call.queries, first, kas_min2(HELD_ROWS, row_count - first));
         hold_rows(rows, s);
-        cover_range(range, kv_head);
+        cover_range(range, kv_head, common_limit(s));
         [[unroll]] for (uint r = 0u; r < HELD_ROWS; r++) {
             if (r >= rows.count)
                 break;

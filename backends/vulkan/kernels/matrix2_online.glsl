@@ -1,0 +1,196 @@
+/*
+ * matrix2_online.glsl - attention of query rows of a kv head over a range of keys, for devices that reduce the rows of
+ * a matrix and turn sums into factors of a product (VK_NV_cooperative_matrix2): a subgroup takes 16 rows, whose weights
+ * never leave its registers. Matrices are 16 x 16 x 16. After matrix_block.glsl.
+ */
+const uint ROWS = SUBGROUPS * SIDE_M;
+const uint LANE_COLUMNS = SIDE_N * SIDE_M / SUBGROUP; /* of a row of 16, that an invocation writes */
+
+KAS_WRITE(KAS_SLOT_OUT, KAS_ELEMENT, out_data)
+KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
+
+shared uint row_limit[ROWS]; /* keys that the row sees: positions below */
+
+float greater(const in float a, const in float b)
+{
+    return max(a, b);
+}
+
+float sum_of(const in float a, const in float b)
+{
+    return a + b;
+}
+
+/* The logit of an element, given the first key of its matrix. */
+float see(const in uint row, const in uint column, const in float logit, const in uint first)
+{
+    return key_position[first + column] < row_limit[my_rows() + row] ? logit : KAS_NEGATIVE_INFINITY;
+}
+
+void load_queries(row_block rows, kas_sequence s, out MATRIX_A q[DIM_STEPS])
+{
+    for (uint first = 0u; first < ROWS; first += STAGED_ROWS) {
+        stage_rows(rows, s, first, kas_min2(ROWS - first, STAGED_ROWS));
+        uint mine = my_rows() - first;
+        if (mine < STAGED_ROWS) {
+            [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++)
+                coopMatLoad(q[c], stage, mine * STRIDE + c * (SIDE_K / 8u), STRIDE, ROW_MAJOR);
+        }
+    }
+    for (uint n = lane(); n < ROWS; n += INVOCATIONS) {
+        query_row row = row_of(rows, s, n);
+        row_limit[n] = row.exists ? kas_causal_keys(s, row.query) : 0u;
+    }
+}
+
+/* Products of the staged keys. */
+void multiply_keys(MATRIX_A q[DIM_STEPS], out MATRIX_SUM logits[KEY_TILES])
+{
+    [[unroll]] for (uint n = 0u; n < KEY_TILES; n++) {
+        logits[n] = MATRIX_SUM(0.0);
+        [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++) {
+            MATRIX_B k;
+            coopMatLoad(k, stage, n * SIDE_N * STRIDE + c * (SIDE_K / 8u), STRIDE, COLUMN_MAJOR);
+            logits[n] = coopMatMulAdd(q[c], k, logits[n]);
+        }
+    }
+}
+
+/* Adds the staged values by their weights. */
+void add_values(MATRIX_SUM weights[KEY_TILES], inout MATRIX_SUM sums[DIM_TILES])
+{
+    [[unroll]] for (uint n = 0u; n < KEY_TILES; n++) {
+        MATRIX_A halves = MATRIX_A(weights[n]);
+        [[unroll]] for (uint c = 0u; c < DIM_TILES; c++) {
+            MATRIX_B v;
+            coopMatLoad(v, stage, VALUES_AT + n * SIDE_K * STRIDE + c * (SIDE_N / 8u), STRIDE, ROW_MAJOR);
+            sums[c] = coopMatMulAdd(halves, v, sums[c]);
+        }
+    }
+}
+
+/* ---- Results: 16 columns of a subgroup's rows at a time, where the stage was ------------------------------------- */
+
+uint output_at()
+{
+    return my_rows() * OUTPUT_STRIDE;
+}
+
+uint output_row()
+{
+    return gl_SubgroupInvocationID % SIDE_M;
+}
+
+float output_value(uint column)
+{
+    return uintBitsToFloat(stage[output_at() + output_row() * OUTPUT_STRIDE + column / 4u][column % 4u]);
+}
+
+void write_lse(query_row row, MATRIX_SUM lse)
+{
+    coopMatStore(lse, stage, output_at(), OUTPUT_STRIDE, ROW_MAJOR);
+    subgroup_meet();
+    if (row.exists && gl_SubgroupInvocationID < SIDE_M)
+        lse_data[lse_at(row)] = output_value(0u);
+    subgroup_meet();
+}
+
+/* Dimensions from d0 on. */
+void write_slice(query_row row, MATRIX_SUM slice, uint d0)
+{
+    coopMatStore(slice, stage, output_at(), OUTPUT_STRIDE, ROW_MAJOR);
+    subgroup_meet();
+    if (row.exists) {
+        uint column = gl_SubgroupInvocationID / SIDE_M * LANE_COLUMNS;
+        uint to = out_row(row) + d0 + column;
+        [[unroll]] for (uint i = 0u; i < LANE_COLUMNS; i++)
+            STORE_ELEMENT(out_data, to + i, output_value(column + i));
+    }
+    subgroup_meet();
+}
+
+/* `greatest` and `total` are the same in all columns but for the parts of the sum. */
+void write_rows(query_row row, MATRIX_SUM greatest, MATRIX_SUM total, MATRIX_SUM sums[DIM_TILES])
+{
+    MATRIX_SUM whole;
+    coopMatReduceNV(whole, total, gl_CooperativeMatrixReduceRowNV, sum_of);
+    if (has_flag(KAS_CALL_LSE)) {
+        MATRIX_SUM lse;
+        [[unroll]] for (int i = 0; i < lse.length(); i++)
+            lse[i] = whole[i] == 0.0 ? KAS_NEGATIVE_INFINITY : (greatest[i] + log2(whole[i])) * LN_2;
+        write_lse(row, lse);
+    }
+    [[unroll]] for (int i = 0; i < whole.length(); i++)
+        whole[i] = whole[i] == 0.0 ? 1.0 : 1.0 / whole[i];
+    [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
+        write_slice(row, sums[c] * whole, c * SIDE_N);
+}
+
+/* ---- The loop --------------------------------------------------------------------------------------------------- */
+
+/* Rows 0 .. ROWS - 1 of the block. Positions below `limit` are seen by all of them. */
+void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
+{
+    MATRIX_A q[DIM_STEPS];
+    MATRIX_SUM sums[DIM_TILES];
+    MATRIX_SUM greatest = MATRIX_SUM(LEAST);
+    MATRIX_SUM total = MATRIX_SUM(0.0);
+    load_queries(rows, s, q);
+    [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
+        sums[c] = MATRIX_SUM(0.0);
+    float scale = logit_scale();
+    uint turn = 0u;
+    clear_hides();
+    place_block(range, range.begin);
+    load_block(kv_head);
+    place_block(range, range.begin + KEYS);
+    for (uint first = range.begin; first < range.end; first += KEYS) {
+        barrier();
+        stage_block(limit, turn);
+        barrier();
+        bool hides = block_hides[turn] != 0u;
+        turn ^= 1u;
+        if (lane() == 0u)
+            block_hides[turn] = 0u;
+        load_block(kv_head);
+        place_block(range, first + 2u * KEYS);
+        MATRIX_SUM logits[KEY_TILES];
+        multiply_keys(q, logits);
+        if (hides) {
+            [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
+                coopMatPerElementNV(logits[n], logits[n], see, n * SIDE_N);
+        }
+        MATRIX_SUM most = logits[0];
+        [[unroll]] for (uint n = 1u; n < KEY_TILES; n++)
+            [[unroll]] for (int i = 0; i < most.length(); i++)
+                most[i] = max(most[i], logits[n][i]);
+        coopMatReduceNV(most, most, gl_CooperativeMatrixReduceRowNV, greater);
+        MATRIX_SUM factor;
+        [[unroll]] for (int i = 0; i < most.length(); i++) {
+            most[i] = max(scale * most[i], greatest[i]);
+            factor[i] = exp2(greatest[i] - most[i]);
+        }
+        greatest = most;
+        total *= factor;
+        [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
+            sums[c] *= factor;
+        [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
+            [[unroll]] for (int i = 0; i < most.length(); i++) {
+                logits[n][i] = exp2(fma(scale, logits[n][i], -most[i]));
+                total[i] += logits[n][i];
+            }
+        add_values(logits, sums);
+    }
+    barrier();
+    write_rows(row_of(rows, s, my_rows() + output_row()), greatest, total, sums);
+}
+
+/* Queries begin .. end - 1 of all heads of a kv head. */
+void attend_queries(kas_sequence s, key_range range, uint kv_head, uint begin, uint end)
+{
+    uint row_count = GROUP * (end - begin);
+    for (uint first = 0u; first < row_count; first += ROWS) {
+        row_block rows = row_block(kv_head * GROUP, begin, end - begin, first, kas_min2(ROWS, row_count - first));
+        attend_rows(rows, s, range, kv_head, kas_causal_keys(s, begin));
+    }
+}
