@@ -436,14 +436,14 @@ conformance_case *cases_make(case_tier tier, uint64_t seed, uint32_t *count)
 
 const char *const *cases_operations(const conformance_case *c)
 {
-    static const char *const prefill[][6] = {
+    static const char *const prefill[][7] = {
         [CASE_ATTEND] = {"attend"},
         [CASE_LSE] = {"lse"},
         [CASE_SCORES] = {"lse", "scores"},
         [CASE_SELECT] = {"select"},
         [CASE_LISTS] = {"sparse"},
         [CASE_MASS] = {"mass"},
-        [CASE_LAYERS] = {"attend", "lse", "scores", "select", "sparse"},
+        [CASE_LAYERS] = {"attend", "lse", "scores", "select", "sparse", "publish"},
     };
     static const char *const decode[][8] = {
         [CASE_ATTEND] = {"attend_split", "merge"},

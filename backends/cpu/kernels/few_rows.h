@@ -6,6 +6,17 @@
 #define FEW_VECTORS 4u
 #define KEYS_AT_ONCE (LANES / FEW_STEP) /* so that a vector holds the sums of FEW_STEP rows */
 
+static void load_few(const row_set *rows, workspace *w)
+{
+    const cell *c = rows->c;
+    uint32_t count = padded_rows(true, rows->count), stride = padded_words(c);
+    memset(w->q, 0, (size_t)count * stride * sizeof(float));
+    memset(w->sums, 0, (size_t)count * LANES * sizeof(float));
+    for (uint32_t n = 0; n < rows->count; n++)
+        load_query(w->q + (size_t)n * stride, c->job->slot[KAS_SLOT_Q], q_element(c, query_of(rows, n), head_of(rows, n)),
+                   c->session->head_dim, c->job->dtype);
+}
+
 /* Logits of FEW_STEP rows and KEYS_AT_ONCE keys. */
 INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, uint32_t depth, uint32_t stride,
                             float scale, float *logits, kas_dtype dtype)
@@ -118,13 +129,61 @@ static void few_values(const cell *c, uint32_t rows, const key_block *block, con
     }
 }
 
+/* Absent keys and keys past a row's last position become -inf. */
+static void mask_few(uint32_t rows, const key_block *block, workspace *w)
+{
+    for (uint32_t row = 0; row < rows; row++) {
+        if (!block->absent && block->greatest <= w->last[row])
+            continue;
+        float *logits = w->logits + (size_t)row * BLOCK_KEYS;
+        vector_words last = w->last[row] - (vector_words){0};
+        for (uint32_t n = 0; n < block->columns; n += LANES) {
+            vector_bits hidden = *(const vector_words *)(const void *)(block->positions + n) > last;
+            store_vector(logits + n, choose(hidden, splat(KAS_NEGATIVE_INFINITY), load_vector(logits + n)));
+        }
+    }
+}
+
+/* Turns a row's logits into weights against its new greatest logit and rescales what it has summed so far: `stride`
+   floats of out. A row that has seen no key weighs against 0. */
+static inline void soften_row(uint32_t row, uint32_t columns, uint32_t stride, workspace *w)
+{
+    float *logits = w->logits + (size_t)row * BLOCK_KEYS, *sums = w->sums + (size_t)row * LANES;
+    vector most = splat(w->greatest[row]);
+    for (uint32_t n = 0; n < columns; n += LANES)
+        most = vector_max(most, load_vector(logits + n));
+    float next = greatest_lane(most);
+    vector origin = splat(next == KAS_NEGATIVE_INFINITY ? 0.0f : next);
+    vector total = load_vector(sums);
+    if (next != w->greatest[row]) {
+        vector rescale = vector_exp(splat(w->greatest[row]) - origin);
+        total *= rescale;
+        float *out = w->out + (size_t)row * stride;
+        for (uint32_t d = 0; d < stride; d += LANES)
+            store_vector(out + d, load_vector(out + d) * rescale);
+        w->greatest[row] = next;
+    }
+    for (uint32_t n = 0; n < columns; n += LANES) {
+        vector weight = vector_exp(load_vector(logits + n) - origin);
+        store_vector(logits + n, weight);
+        total += weight;
+    }
+    store_vector(sums, total);
+}
+
 static void attend_few(const cell *c, uint32_t rows, const key_block *block, const key_block *next, bool with_v,
                        workspace *w)
 {
     few_logits(c, rows, block, next, w);
-    mask_block(0, rows, block, w);
+    mask_few(rows, block, w);
     for (uint32_t row = 0; row < rows; row++)
         soften_row(row, block->columns, with_v ? padded_dim(c) : 0, w);
     if (with_v)
         few_values(c, rows, block, next, w);
+}
+
+static void sum_few(uint32_t rows, workspace *w)
+{
+    for (uint32_t n = 0; n < rows; n++)
+        w->sum[n] = sum_of_lanes(load_vector(w->sums + (size_t)n * LANES));
 }
