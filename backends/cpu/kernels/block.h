@@ -26,8 +26,9 @@ typedef struct key_block {
 
 typedef struct workspace {
     _Alignas(64) float q[MOST_ROWS * KAS_MAX_HEAD_DIM]; /* many rows: panels, see many_rows.h */
-    float k[BLOCK_KEYS * KAS_MAX_HEAD_DIM];             /* of many rows, as their v: a copy of the block's */
-    float v[BLOCK_KEYS * KAS_MAX_HEAD_DIM];
+    float k[BLOCK_KEYS * KAS_MAX_HEAD_DIM];             /* of many rows: the block's, where they are converted */
+    float v[BLOCK_KEYS * KAS_MAX_HEAD_DIM];             /* of many rows: a copy of the block's */
+    const void *keys[BLOCK_KEYS];                       /* rows of k */
     float logits[MOST_ROWS * BLOCK_KEYS]; /* few rows: [row][key], many rows: [key][row] */
     float out[MOST_ROWS * KAS_MAX_HEAD_DIM];
     float sums[FEW_ROWS * LANES]; /* of a row's weights, lane by lane */

@@ -24,7 +24,7 @@ static void sum_block(const row_set *rows, uint32_t y, uint32_t begin, bool few,
         few_logits(c, count, block, next, w);
         mask_few(count, block, w);
     } else {
-        many_logits(c, 0, count, count, block, next, w);
+        many_logits(c, 0, count, count, block, next->k, w);
     }
     if (c->call->flags & KAS_CALL_STORE_LOGITS)
         store_logits(rows, y, begin, block->count, few, w);

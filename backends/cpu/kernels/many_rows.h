@@ -1,8 +1,8 @@
 /*
  * many_rows.h - a block of keys for as many rows as prefill has. Logits and weights lie key by key, [key][row], with
  * vectors across rows: a row's maximum and sum need nothing across lanes, and K needs no transposition. q is packed
- * once in panels of TILE_FLOATS rows, [panel][word][row]; the block's keys and values are copied to where their
- * addresses do not fall into the same few sets of a cache.
+ * once in panels of TILE_FLOATS rows, [panel][word][row]. Keys are read where they lie, unless they need conversion;
+ * values, read again for every register tile, are copied to where they do not fall into the same few sets of a cache.
  */
 
 /* A register tile: rows of the left factor, whose elements are spread over lanes, and vectors of the right one. */
@@ -33,36 +33,44 @@ static void pack_queries(const row_set *rows, uint32_t first, workspace *w)
     }
 }
 
-INLINE void copy_keys_of(const key_block *block, uint32_t words, float *copy, kas_dtype dtype)
+INLINE void convert_keys(const key_block *block, uint32_t dim, workspace *w, kas_dtype dtype)
 {
-    uint32_t stride = padded_width(words);
-    for (uint32_t n = 0; n < block->columns; n++)
-        for (uint32_t d = 0; d < words; d += LANES)
-            store_vector(copy + (size_t)n * stride + d, load_words(block->k[n], d, words, dtype));
+    uint32_t stride = padded_width(dim), whole = dim / LANES * LANES;
+    float *copy = w->k;
+    for (uint32_t n = 0; n < block->columns; n++, copy += stride) {
+        const void *row = block->k[n];
+        UNROLL_TWICE
+        for (size_t d = 0; d < whole; d += LANES)
+            store_vector(copy + d, load_elements(row, d, dtype));
+        if (whole < dim)
+            store_vector(copy + whole, load_last(row, whole, dim - whole, dtype));
+        w->keys[n] = copy;
+    }
+}
+
+/* The block's keys as rows of words: where they lie, or converted. */
+static const void *const *reach_keys(const cell *c, const key_block *block, workspace *w)
+{
+    if (WORD_ELEMENTS * element_size(c->job->dtype) == sizeof(float))
+        return block->k;
+    if (c->job->dtype == KAS_DTYPE_F16)
+        convert_keys(block, c->session->head_dim, w, KAS_DTYPE_F16);
+    else
+        convert_keys(block, c->session->head_dim, w, KAS_DTYPE_BF16);
+    return w->keys;
 }
 
 /* As panels of TILE_FLOATS dimensions: [panel][key][dimension]. */
 INLINE void copy_values_of(const key_block *block, uint32_t dim, float *copy, kas_dtype dtype)
 {
-    for (uint32_t n = 0; n < block->count; n += WORD_ELEMENTS)
-        for (uint32_t d = 0; d < dim; d += LANES)
-            store_vector(copy + ((size_t)(d / TILE_FLOATS) * BLOCK_KEYS + n / WORD_ELEMENTS) * TILE_FLOATS +
-                             d % TILE_FLOATS,
-                         load_values(block->v, n, d, dim, dtype));
-}
-
-static void copy_keys(const cell *c, const key_block *block, float *copy)
-{
-    uint32_t words = row_words(c);
-    switch (c->job->dtype) {
-    case KAS_DTYPE_F32:
-        copy_keys_of(block, words, copy, KAS_DTYPE_F32);
-        break;
-    case KAS_DTYPE_F16:
-        copy_keys_of(block, words, copy, KAS_DTYPE_F16);
-        break;
-    default:
-        copy_keys_of(block, words, copy, KAS_DTYPE_BF16);
+    uint32_t whole = dim / TILE_FLOATS * TILE_FLOATS;
+    for (uint32_t n = 0; n < block->count; n += WORD_ELEMENTS, copy += TILE_FLOATS) {
+        for (size_t d = 0; d < whole; d += TILE_FLOATS) {
+            store_vector(copy + d * BLOCK_KEYS, load_whole_values(block->v, n, d, dtype));
+            store_vector(copy + d * BLOCK_KEYS + LANES, load_whole_values(block->v, n, d + LANES, dtype));
+        }
+        for (uint32_t d = whole; d < dim; d += LANES)
+            store_vector(copy + (size_t)whole * BLOCK_KEYS + (d - whole), load_values(block->v, n, d, dim, dtype));
     }
 }
 
@@ -85,17 +93,24 @@ static void copy_values(const cell *c, const key_block *block, float *copy)
 
 /* target = scale * a b, or with `add` (scale then is 1) target += a b, for TILE_STEP rows of a and a panel b. */
 typedef struct product {
+    const void *const *rows; /* of a, where they lie anywhere; otherwise NULL, and they follow each other in */
     const float *a;
-    size_t a_row, a_depth; /* steps of a from row to row, and along the sum */
-    const float *b;        /* [depth][TILE_FLOATS] */
+    size_t step;    /* along a row of a */
+    const float *b; /* [depth][TILE_FLOATS] */
     float *target;
     size_t target_stride;
     uint32_t depth;
 } product;
 
+/* Words of bf16 pairs may begin at any element. */
+typedef float loose_word __attribute__((aligned(2), may_alias));
+
 INLINE void multiply_tile_of(const product *p, bool add, float scale, uint32_t vectors)
 {
     vector acc[TILE_STEP][TILE_VECTORS] = {0};
+    const loose_word *row[TILE_STEP];
+    for (uint32_t i = 0; i < TILE_STEP; i++)
+        row[i] = p->rows ? p->rows[i] : (const void *)(p->a + i);
     for (uint32_t i = 0; add && i < TILE_STEP; i++)
         for (uint32_t j = 0; j < vectors; j++)
             acc[i][j] = load_vector(p->target + i * p->target_stride + j * LANES);
@@ -104,7 +119,7 @@ INLINE void multiply_tile_of(const product *p, bool add, float scale, uint32_t v
         for (uint32_t j = 0; j < vectors; j++)
             right[j] = load_vector(p->b + (size_t)d * TILE_FLOATS + j * LANES);
         for (uint32_t i = 0; i < TILE_STEP; i++) {
-            vector left = splat(p->a[i * p->a_row + d * p->a_depth]);
+            vector left = splat(row[i][d * p->step]);
             for (uint32_t j = 0; j < vectors; j++)
                 acc[i][j] = multiply_add(acc[i][j], left, right[j]);
         }
@@ -144,17 +159,16 @@ INLINE void fetch_some(fetching *f)
     f->next = end;
 }
 
-/* logits = scale * k . q of rows [first, end), without masks, while the next block's keys are fetched. */
-static void multiply_qk(const cell *c, uint32_t first, uint32_t end, uint32_t stride, const key_block *block,
-                        const key_block *next, workspace *w)
+/* logits = scale * k . q of rows [first, end), without masks, while rows of `fetched` are. */
+static void multiply_qk(const cell *c, uint32_t first, uint32_t end, uint32_t stride, uint32_t columns,
+                        const void *const *keys, const void *const *fetched, workspace *w)
 {
     uint32_t words = padded_words(c), panels = (uint32_t)kas_div_up(end - first, TILE_FLOATS);
-    fetching f = fetch_over(c, next->k, panels * kas_max_u32(block->columns / TILE_STEP, 1));
+    fetching f = fetch_over(c, fetched, panels * (columns / TILE_STEP));
     for (uint32_t row = first; row < end; row += TILE_FLOATS)
-        for (uint32_t n = 0; n < block->columns; n += TILE_STEP) {
-            const product p = {.a = w->k + (size_t)n * words,
-                               .a_row = words,
-                               .a_depth = 1,
+        for (uint32_t n = 0; n < columns; n += TILE_STEP) {
+            const product p = {.rows = keys + n,
+                               .step = 1,
                                .b = w->q + (size_t)row * words,
                                .target = w->logits + (size_t)n * stride + row,
                                .target_stride = stride,
@@ -177,8 +191,7 @@ static void multiply_pv(const cell *c, uint32_t first, uint32_t end, uint32_t st
     for (uint32_t d = 0; d < dim; d += TILE_FLOATS)
         for (uint32_t row = first; row < end; row += TILE_STEP) {
             const product p = {.a = weights + row,
-                               .a_row = 1,
-                               .a_depth = stride,
+                               .step = stride,
                                .b = w->v + (size_t)d * BLOCK_KEYS,
                                .target = w->out + (size_t)row * dim + d,
                                .target_stride = dim,
@@ -207,13 +220,6 @@ static void mask_many(uint32_t first, uint32_t end, uint32_t stride, const key_b
     }
 }
 
-INLINE vector greatest_of(const float *logits, uint32_t count, uint32_t stride, vector most)
-{
-    for (uint32_t n = 0; n < count; n++)
-        most = vector_max(most, load_vector(logits + (size_t)n * stride));
-    return most;
-}
-
 /* Rows [row, row + LANES) weigh against `next` from now on: what they have summed so far is rescaled. */
 static void move_origin(uint32_t row, vector next, vector origin, uint32_t out_stride, workspace *w)
 {
@@ -230,49 +236,70 @@ static void move_origin(uint32_t row, vector next, vector origin, uint32_t out_s
     store_vector(w->greatest + row, next);
 }
 
+/* Vectors of rows that are softened at once, so that several sums grow side by side. */
+#define SOFT_VECTORS 4u
+
+/* `vectors` vectors of rows from `row` on; see soften_many. */
+INLINE void soften_rows(uint32_t row, uint32_t vectors, uint32_t stride, uint32_t count, uint32_t out_stride,
+                        float *weights, workspace *w)
+{
+    vector most[SOFT_VECTORS], total[SOFT_VECTORS];
+    const float *logits = w->logits + row;
+    for (uint32_t j = 0; j < vectors; j++)
+        most[j] = load_vector(w->greatest + row + j * LANES);
+    for (uint32_t n = 0; n < count; n++)
+        for (uint32_t j = 0; j < vectors; j++)
+            most[j] = vector_max(most[j], load_vector(logits + (size_t)n * stride + j * LANES));
+    for (uint32_t j = 0; j < vectors; j++) {
+        vector next = most[j];
+        most[j] = choose(next == splat(KAS_NEGATIVE_INFINITY), splat(0.0f), next);
+        if (any_lane(next != load_vector(w->greatest + row + j * LANES)))
+            move_origin(row + j * LANES, next, most[j], out_stride, w);
+        total[j] = load_vector(w->sum + row + j * LANES);
+    }
+    for (uint32_t n = 0; n < count; n++)
+        for (uint32_t j = 0; j < vectors; j++) {
+            vector weight = vector_exp(load_vector(logits + (size_t)n * stride + j * LANES) - most[j]);
+            store_vector(weights + (size_t)n * stride + row + j * LANES, weight);
+            total[j] += weight;
+        }
+    for (uint32_t j = 0; j < vectors; j++)
+        store_vector(w->sum + row + j * LANES, total[j]);
+}
+
 /* Turns the logits of rows [first, end) into weights against their new greatest logits and rescales what they have
    summed so far: `out_stride` floats of out. A row that has seen no key weighs against 0. */
 static void soften_many(uint32_t first, uint32_t end, uint32_t stride, uint32_t count, uint32_t out_stride,
                         float *weights, workspace *w)
 {
-    for (uint32_t row = first; row < end; row += LANES) {
-        const float *logits = w->logits + row;
-        vector before = load_vector(w->greatest + row);
-        vector next = greatest_of(logits, count, stride, before);
-        vector origin = choose(next == splat(KAS_NEGATIVE_INFINITY), splat(0.0f), next);
-        if (any_lane(next != before))
-            move_origin(row, next, origin, out_stride, w);
-        vector total = load_vector(w->sum + row);
-        for (uint32_t n = 0; n < count; n++) {
-            vector weight = vector_exp(load_vector(logits + (size_t)n * stride) - origin);
-            store_vector(weights + (size_t)n * stride + row, weight);
-            total += weight;
-        }
-        store_vector(w->sum + row, total);
-    }
+    uint32_t row = first;
+    for (; row + SOFT_VECTORS * LANES <= end; row += SOFT_VECTORS * LANES)
+        soften_rows(row, SOFT_VECTORS, stride, count, out_stride, weights, w);
+    for (; row < end; row += LANES)
+        soften_rows(row, 1, stride, count, out_stride, weights, w);
 }
 
 /* ---- Blocks ------------------------------------------------------------------------------------------------------ */
 
-/* The logits of rows [first, end), of which `stride` lie side by side. */
+/* The logits of rows [first, end), of which `stride` lie side by side, while rows of `fetched` are. */
 static void many_logits(const cell *c, uint32_t first, uint32_t end, uint32_t stride, const key_block *block,
-                        const key_block *next, workspace *w)
+                        const void *const *fetched, workspace *w)
 {
-    copy_keys(c, block, w->k);
-    multiply_qk(c, first, end, stride, block, next, w);
+    multiply_qk(c, first, end, stride, block->columns, reach_keys(c, block, w), fetched, w);
     mask_many(first, end, stride, block, w);
 }
 
-/* One block of keys for rows [first, end); their weights go to `weights`. */
+/* One block of keys for rows [first, end); their weights go to `weights`. What a product fetches is what is copied
+   behind it: sooner, and it would have left the first cache. */
 static void attend_many(const cell *c, uint32_t first, uint32_t end, const key_block *block, const key_block *next,
                         bool with_v, float *weights, workspace *w)
 {
-    many_logits(c, first, end, end, block, next, w);
+    many_logits(c, first, end, end, block, with_v ? block->v : next->k, w);
     soften_many(first, end, end, block->count, with_v ? padded_dim(c) : 0, weights, w);
     if (!with_v)
         return;
     copy_values(c, block, w->v);
-    multiply_pv(c, first, end, end, block->count, weights, next->v, w);
+    multiply_pv(c, first, end, end, block->count, weights, next->k, w);
 }
 
 /* The first panel with a row that sees a key of the block. */

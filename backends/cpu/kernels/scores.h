@@ -77,7 +77,7 @@ static void score_rows(const row_set *rows, uint32_t candidates, bool fresh, flo
     for (uint32_t begin = 0; begin < candidates; begin += BLOCK_KEYS) {
         float totals[BLOCK_KEYS];
         locate_block(c, rows->g, &source, begin + BLOCK_KEYS, next);
-        many_logits(c, 0, padded, padded, block, next, w);
+        many_logits(c, 0, padded, padded, block, next->k, w);
         if (c->call->flags & KAS_CALL_ESTIMATED)
             sum_weights(padded, block->columns, true, w, totals);
         else
@@ -107,18 +107,24 @@ static void find_shares(uint32_t rows, float *origins, const workspace *w, float
 /* Shares of a key, summed over rows but for the last step, across lanes. */
 INLINE vector key_shares(const float *weights, const float *shares, uint32_t rows)
 {
-    vector total = splat(0.0f);
-    for (uint32_t row = 0; row < rows; row += LANES)
-        total += load_vector(weights + row) * load_vector(shares + row);
-    return total;
+    vector even = splat(0.0f), odd = splat(0.0f);
+    size_t row = 0;
+    UNROLL_TWICE
+    for (; row + 2 * LANES <= rows; row += 2 * LANES) {
+        even += load_vector(weights + row) * load_vector(shares + row);
+        odd += load_vector(weights + row + LANES) * load_vector(shares + row + LANES);
+    }
+    if (row < rows)
+        even += load_vector(weights + row) * load_vector(shares + row);
+    return even + odd;
 }
 
 static void pool_block(uint32_t rows, uint32_t count, const float *weights, const float *shares, float *totals)
 {
     for (uint32_t n = 0; n < count; n += LANES) {
-        vector part[LANES];
-        for (uint32_t i = 0; i < LANES; i++)
-            part[i] = key_shares(weights + (size_t)kas_min_u32(n + i, count - 1) * rows, shares, rows);
+        vector part[LANES] = {0};
+        for (uint32_t i = 0; i < kas_min_u32(count - n, LANES); i++)
+            part[i] = key_shares(weights + (size_t)(n + i) * rows, shares, rows);
         store_vector(totals + n, sum_lanes_of(part));
     }
 }

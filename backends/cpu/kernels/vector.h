@@ -228,7 +228,7 @@ INLINE vector widen_f16(vector_halves half)
 }
 
 /* LANES elements from element `index`; the dtype is a constant where it matters for speed. */
-INLINE vector load_elements(const void *from, uint32_t index, kas_dtype dtype)
+INLINE vector load_elements(const void *from, size_t index, kas_dtype dtype)
 {
     if (dtype == KAS_DTYPE_F32)
         return load_vector((const float *)from + index);

@@ -13,6 +13,12 @@ INLINE vector multiply_add(vector acc, vector a, vector b)
     return (vector)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
 }
 
+INLINE vector load_whole_words(const void *row, size_t d, kas_dtype dtype)
+{
+    (void)dtype;
+    return (vector)_mm512_loadu_ps((const char *)row + d * sizeof(float));
+}
+
 /* LANES words of a row from word d on, zeros from word `words` on. */
 INLINE vector load_words(const void *row, uint32_t d, uint32_t words, kas_dtype dtype)
 {
@@ -59,6 +65,14 @@ INLINE vector load_values(const void *const *v, uint32_t n, uint32_t d, uint32_t
     return join_values(v, n, d, dim);
 }
 
+INLINE vector load_whole_values(const void *const *v, uint32_t n, size_t d, kas_dtype dtype)
+{
+    (void)dtype;
+    __m512i first = _mm512_cvtepu16_epi32(_mm256_loadu_epi16((const uint16_t *)v[n] + d));
+    __m512i second = _mm512_cvtepu16_epi32(_mm256_loadu_epi16((const uint16_t *)v[n + 1] + d));
+    return (vector)_mm512_or_si512(first, _mm512_slli_epi32(second, 16));
+}
+
 #else
 
 #define WORD_ELEMENTS 1u
@@ -66,6 +80,11 @@ INLINE vector load_values(const void *const *v, uint32_t n, uint32_t d, uint32_t
 INLINE vector multiply_add(vector acc, vector a, vector b)
 {
     return acc + a * b;
+}
+
+INLINE vector load_whole_words(const void *row, size_t d, kas_dtype dtype)
+{
+    return load_elements(row, d, dtype);
 }
 
 INLINE vector load_words(const void *row, uint32_t d, uint32_t words, kas_dtype dtype)
@@ -83,6 +102,11 @@ INLINE void load_query(float *q, const void *tensor, uint64_t element, uint32_t 
 INLINE vector load_values(const void *const *v, uint32_t n, uint32_t d, uint32_t dim, kas_dtype dtype)
 {
     return load_words(v[n], d, dim, dtype);
+}
+
+INLINE vector load_whole_values(const void *const *v, uint32_t n, size_t d, kas_dtype dtype)
+{
+    return load_elements(v[n], d, dtype);
 }
 
 #endif
