@@ -246,8 +246,8 @@ static void attend_rows(const row_set *rows, const key_source *source, bool with
     uint32_t count = padded_rows(few, rows->count);
     key_block *block = &w->blocks[0], *next = &w->blocks[1];
     locate_block(c, rows->g, source, source->begin, block);
-    prefetch_rows(c, block->k, 0, BLOCK_KEYS);
-    if (with_v)
+    prefetch_rows(c, block->k, 0, few ? FETCH_AHEAD : BLOCK_KEYS);
+    if (with_v && !few)
         prefetch_rows(c, block->v, 0, BLOCK_KEYS);
     load_rows(rows, few, w);
     for (uint32_t begin = source->begin; begin < source->end; begin += BLOCK_KEYS) {
