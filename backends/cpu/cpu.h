@@ -5,7 +5,7 @@
 #include "core/backend.h"
 
 /* Bytes of working memory every thread has for a kernel. */
-#define KAS_CPU_SCRATCH_BYTES (3072u * 1024u + KAS_CPU_WEIGHTS * 4u + KAS_CPU_WEIGHTS / 16u)
+#define KAS_CPU_SCRATCH_BYTES (2304u * 1024u + KAS_CPU_WEIGHTS * 4u + KAS_CPU_WEIGHTS / 16u)
 
 /* Weights that scores and publish keep of a tile until its rows' log-sum-exps are known, and up to how many keys. */
 #define KAS_CPU_WEIGHTS (2048u * 1024u)

@@ -6,8 +6,8 @@
 
 #include <stdatomic.h>
 
-/* A layer is a chain of launches of tens to hundreds of microseconds: threads that slept between two of them would spend
-   a good part of that on waking. After this long they do sleep. */
+/* A layer is a chain of launches of tens to hundreds of microseconds: threads that slept between two of them would
+   spend a good part of that on waking. After this long they do sleep. */
 #define SPIN_NANOSECONDS 20000u
 
 struct kas_crew_member {

@@ -1,7 +1,7 @@
 /*
  * block.h - attention over blocks of keys, the part that all rows but select, pool and merge share. Rows are the
- * queries of one kv head (R heads times tokens), keys come from a range or a list. Many rows (many_rows.h) meet keys and
- * values that were copied into the thread's scratch; few rows (few_rows.h) read them in place.
+ * queries of one kv head (R heads times tokens), keys come from a range or a list. Prefill has many rows (many_rows.h),
+ * decode few (few_rows.h).
  * Included once for each instruction set, by a file that defines VECTOR_BYTES.
  */
 #include "sequence.h"
@@ -232,9 +232,9 @@ static void normalise_rows(const cell *c, uint32_t rows, workspace *w)
 {
     uint32_t stride = padded_dim(c);
     for (uint32_t n = 0; n < rows; n++) {
-        float inverse = w->sum[n] == 0.0f ? 0.0f : 1.0f / w->sum[n];
+        float inverse = w->sum[n] == 0.0f ? 0.0f : 1.0f / w->sum[n], *out = w->out + (size_t)n * stride;
         for (uint32_t d = 0; d < stride; d += LANES)
-            store_vector(w->out + (size_t)n * stride + d, load_vector(w->out + (size_t)n * stride + d) * splat(inverse));
+            store_vector(out + d, load_vector(out + d) * splat(inverse));
     }
 }
 
@@ -246,8 +246,8 @@ static void attend_rows(const row_set *rows, const key_source *source, bool with
     uint32_t count = padded_rows(few, rows->count);
     key_block *block = &w->blocks[0], *next = &w->blocks[1];
     locate_block(c, rows->g, source, source->begin, block);
-    prefetch_rows(c, block->k, 0, few ? FETCH_AHEAD : BLOCK_KEYS);
-    if (with_v && !few)
+    prefetch_rows(c, block->k, 0, BLOCK_KEYS);
+    if (with_v)
         prefetch_rows(c, block->v, 0, BLOCK_KEYS);
     load_rows(rows, few, w);
     for (uint32_t begin = source->begin; begin < source->end; begin += BLOCK_KEYS) {

@@ -13,16 +13,21 @@ static void load_few(const row_set *rows, workspace *w)
     memset(w->q, 0, (size_t)count * stride * sizeof(float));
     memset(w->sums, 0, (size_t)count * LANES * sizeof(float));
     for (uint32_t n = 0; n < rows->count; n++)
-        load_query(w->q + (size_t)n * stride, c->job->slot[KAS_SLOT_Q], q_element(c, query_of(rows, n), head_of(rows, n)),
-                   c->session->head_dim, c->job->dtype);
+        load_query(w->q + (size_t)n * stride, c->job->slot[KAS_SLOT_Q],
+                   q_element(c, query_of(rows, n), head_of(rows, n)), c->session->head_dim, c->job->dtype);
 }
 
-/*
- * Rows are fetched so far ahead of their use, in the order of their use: keys, then values, then the next block's keys.
- * Processors drop what is asked for faster than memory answers; close ahead, the loads of what was asked for keep
- * the pace.
- */
-#define FETCH_AHEAD 16u
+/* Bytes of keys that are fetched ahead where nothing but logits is computed. Processors drop what is asked for faster
+   than memory answers; close ahead, the loads of what was asked for keep the pace. Attention, which does more with what
+   it loads, fetches a block ahead. */
+#define FETCH_AHEAD 8192u
+
+/* The same in keys. */
+static inline uint32_t keys_ahead(const cell *c)
+{
+    uint32_t rows = FETCH_AHEAD / row_bytes(c) / KEYS_AT_ONCE * KEYS_AT_ONCE;
+    return kas_min_u32(kas_max_u32(rows, KEYS_AT_ONCE), BLOCK_KEYS);
+}
 
 /* Logits of FEW_STEP rows and KEYS_AT_ONCE keys, while as many rows of `fetched` are fetched, unless it is NULL. */
 INLINE void few_logits_tile(const void *const *keys_at, const void *const *fetched_at, const float *q, uint32_t depth,
@@ -62,42 +67,38 @@ INLINE void few_logits_tile(const void *const *keys_at, const void *const *fetch
         memcpy(logits + (size_t)i * BLOCK_KEYS, sums + i * KEYS_AT_ONCE, KEYS_AT_ONCE * sizeof(float));
 }
 
-/* Row n of `rows`, or what comes after its BLOCK_KEYS. */
-static inline const void *const *row_or_after(const void *const *rows, uint32_t n, const void *const *after)
-{
-    return n < BLOCK_KEYS ? rows + n : after + (n - BLOCK_KEYS);
-}
-
-INLINE void few_logits_of(const cell *c, uint32_t rows, const key_block *block, const void *const *after, workspace *w,
-                          kas_dtype dtype)
+INLINE void few_logits_of(const cell *c, uint32_t rows, const key_block *block, const key_block *next, uint32_t ahead,
+                          workspace *w, kas_dtype dtype)
 {
     uint32_t depth = row_words(c), stride = padded_words(c);
-    for (uint32_t n = 0; n < block->columns; n += KEYS_AT_ONCE)
+    for (uint32_t n = 0; n < block->columns; n += KEYS_AT_ONCE) {
+        const void *const *fetched = n + ahead < BLOCK_KEYS ? block->k + n + ahead : next->k + (n + ahead - BLOCK_KEYS);
         for (uint32_t row = 0; row < rows; row += FEW_STEP)
-            few_logits_tile(block->k + n, row == 0 ? row_or_after(block->k, n + FETCH_AHEAD, after) : NULL,
-                            w->q + (size_t)row * stride, depth, stride, c->session->scale,
-                            w->logits + (size_t)row * BLOCK_KEYS + n, dtype);
-}
-
-/* logits = scale * q . k, without masks, while the rows `after` the block's keys begin to be fetched. */
-static void few_logits(const cell *c, uint32_t rows, const key_block *block, const void *const *after, workspace *w)
-{
-    switch (c->job->dtype) {
-    case KAS_DTYPE_F32:
-        few_logits_of(c, rows, block, after, w, KAS_DTYPE_F32);
-        break;
-    case KAS_DTYPE_F16:
-        few_logits_of(c, rows, block, after, w, KAS_DTYPE_F16);
-        break;
-    default:
-        few_logits_of(c, rows, block, after, w, KAS_DTYPE_BF16);
+            few_logits_tile(block->k + n, row == 0 ? fetched : NULL, w->q + (size_t)row * stride, depth, stride,
+                            c->session->scale, w->logits + (size_t)row * BLOCK_KEYS + n, dtype);
     }
 }
 
-/* out += weights . v for FEW_STEP rows and `vectors` vectors of the head dimension from d on. The same part of values
-   ahead is fetched, and then rows of `after`, unless it is NULL. */
-INLINE void few_values_tile(const key_block *block, const void *const *after, uint32_t after_bytes, uint32_t d,
-                            const float *weights, float *out, uint32_t stride, uint32_t vectors, kas_dtype dtype)
+/* logits = scale * q . k, without masks, while keys that come `ahead` keys later are fetched. */
+static void few_logits(const cell *c, uint32_t rows, const key_block *block, const key_block *next, uint32_t ahead,
+                       workspace *w)
+{
+    switch (c->job->dtype) {
+    case KAS_DTYPE_F32:
+        few_logits_of(c, rows, block, next, ahead, w, KAS_DTYPE_F32);
+        break;
+    case KAS_DTYPE_F16:
+        few_logits_of(c, rows, block, next, ahead, w, KAS_DTYPE_F16);
+        break;
+    default:
+        few_logits_of(c, rows, block, next, ahead, w, KAS_DTYPE_BF16);
+    }
+}
+
+/* out += weights . v for FEW_STEP rows and `vectors` vectors of the head dimension from d on. The same part of the
+   next block's values is fetched, where there is one. */
+INLINE void few_values_tile(const key_block *block, const key_block *next, uint32_t d, const float *weights, float *out,
+                            uint32_t stride, uint32_t vectors, kas_dtype dtype)
 {
     vector acc[FEW_STEP][FEW_VECTORS];
     for (uint32_t i = 0; i < FEW_STEP; i++)
@@ -105,11 +106,8 @@ INLINE void few_values_tile(const key_block *block, const void *const *after, ui
             acc[i][j] = load_vector(out + (size_t)i * stride + d + j * LANES);
     UNROLL_TWICE
     for (uint32_t n = 0; n < block->count; n++) {
-        if (after && n + FETCH_AHEAD < BLOCK_KEYS)
-            prefetch_row((const char *)block->v[n + FETCH_AHEAD] + d * element_size(dtype),
-                         vectors * LANES * element_size(dtype));
-        else if (after)
-            prefetch_row(after[n + FETCH_AHEAD - BLOCK_KEYS], after_bytes);
+        if (next)
+            prefetch_row((const char *)next->v[n] + d * element_size(dtype), vectors * LANES * element_size(dtype));
         vector values[FEW_VECTORS];
         for (uint32_t j = 0; j < vectors; j++)
             values[j] = load_elements(block->v[n], d + j * LANES, dtype);
@@ -127,17 +125,16 @@ INLINE void few_values_tile(const key_block *block, const void *const *after, ui
 INLINE void few_values_of(const cell *c, uint32_t rows, const key_block *block, const key_block *next, workspace *w,
                           kas_dtype dtype)
 {
-    uint32_t dim = c->session->head_dim, stride = padded_dim(c), bytes = row_bytes(c);
+    uint32_t dim = c->session->head_dim, stride = padded_dim(c);
     for (uint32_t row = 0; row < rows; row += FEW_STEP) {
         const float *weights = w->logits + (size_t)row * BLOCK_KEYS;
-        const void *const *after = row == 0 ? next->k : NULL;
+        const key_block *fetched = row == 0 ? next : NULL;
         float *out = w->out + (size_t)row * stride;
         uint32_t d = 0;
         for (; d + FEW_VECTORS * LANES <= dim; d += FEW_VECTORS * LANES)
-            few_values_tile(block, after, d + FEW_VECTORS * LANES == dim ? bytes : 0, d, weights, out, stride,
-                            FEW_VECTORS, dtype);
+            few_values_tile(block, fetched, d, weights, out, stride, FEW_VECTORS, dtype);
         for (; d < dim; d += LANES)
-            few_values_tile(block, after, d + LANES == dim ? bytes : 0, d, weights, out, stride, 1, dtype);
+            few_values_tile(block, fetched, d, weights, out, stride, 1, dtype);
     }
 }
 
@@ -200,7 +197,7 @@ static inline void soften_row(uint32_t row, uint32_t columns, uint32_t stride, w
 static void attend_few(const cell *c, uint32_t rows, const key_block *block, const key_block *next, bool with_v,
                        workspace *w)
 {
-    few_logits(c, rows, block, with_v ? block->v : next->k, w);
+    few_logits(c, rows, block, next, BLOCK_KEYS, w);
     mask_few(rows, block, w);
     for (uint32_t row = 0; row < rows; row++)
         soften_row(row, block->columns, with_v ? padded_dim(c) : 0, w);

@@ -21,7 +21,7 @@ static void sum_block(const row_set *rows, uint32_t y, uint32_t begin, bool few,
     const cell *c = rows->c;
     uint32_t count = padded_rows(few, rows->count);
     if (few) {
-        few_logits(c, count, block, next->k, w);
+        few_logits(c, count, block, next, keys_ahead(c), w);
         mask_few(count, block, w);
     } else {
         many_logits(c, 0, count, count, block, next->k, w);

@@ -81,13 +81,14 @@ static bool makes_list(const cell *c, uint32_t g)
     return false;
 }
 
-/* Attention over all causal keys, or a list of no set of rows whose weights are kept. */
+/* Attention over all causal keys or the tile's list, from q, k and v. */
 static void attend_again(const cell *c, uint32_t g, uint32_t u, const kas_tile *tile, bool dense, workspace *w)
 {
     row_set rows = {.c = c, .g = g, .query_begin = tile->query_begin};
     while (next_rows(&rows, tile->query_end)) {
         uint32_t end = query_of(&rows, rows.count - 1) + 1;
-        key_source source = dense ? (key_source){.end = kas_causal_end(c->sequence, end)} : tile_source(c, g, u, tile, end);
+        key_source source =
+            dense ? (key_source){.end = kas_causal_end(c->sequence, end)} : tile_source(c, g, u, tile, end);
         attend_rows(&rows, &source, true, w);
         store_rows(&rows, w);
     }
