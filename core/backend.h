@@ -36,6 +36,9 @@
  * logits        x split of the candidates and own keys, y active rows * pool_heads. Decode: scaled logits of every key
  *               and partial sums.
  * pool          x key block (block_keys), y active rows. Decode: logits and partial sums to pooled scores.
+ * publish       x tile, y kv heads. All of a publishing layer's tile at once, for rows that can (core chains the others'
+ *               operations where no row fits): packed lists of the layer's active rows; out and lse over all causal keys
+ *               with KAS_CALL_DENSE, otherwise over the new lists and own keys. Never with all heads pooled or estimated.
  * mass          x tile, y active rows. Sums of a tile's scores over the tile's list of every row, and over all candidates.
  * anchor        x split of the keys, y active rows. Decode: what logits, pool and select make and, with KAS_CALL_OUT (all
  *               rows are active then), what sparse_split and merge make of it. The splits of a (sequence, row) run
@@ -56,6 +59,7 @@
     X(KAS_OP_MERGE, "merge")                                                                                           \
     X(KAS_OP_LOGITS, "logits")                                                                                         \
     X(KAS_OP_POOL, "pool")                                                                                             \
+    X(KAS_OP_PUBLISH, "publish")                                                                                       \
     X(KAS_OP_MASS, "mass")                                                                                             \
     X(KAS_OP_ANCHOR, "anchor")
 
@@ -90,7 +94,8 @@ typedef struct kas_variant {
     uint32_t tiles;      /* tile sizes it takes, as a mask of T themselves (16 | 32); 0: any */
     bool no_pages;       /* contiguous k and v only */
     bool no_estimate;    /* lse, scores: not with KAS_CALL_ESTIMATED */
-    uint32_t own_lse_keys; /* scores: takes KAS_CALL_OWN_LSE in calls of up to so many keys; 0: never */
+    uint32_t own_lse_keys; /* scores: takes KAS_CALL_OWN_LSE in calls of up to so many keys, 0: never; publish: the
+                              most keys of a call */
     uint32_t team;       /* anchor: most splits of a team, a power of two, */
     uint32_t team_keys;  /* and most keys of a split */
     const void *code;    /* the backend's own */

@@ -130,6 +130,17 @@ void kas_thread_join(kas_thread *thread)
     kas_release(thread);
 }
 
+void kas_thread_pause(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#else
+    sched_yield();
+#endif
+}
+
 void kas_call_once(kas_once *once, void (*initialise)(void))
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;

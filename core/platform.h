@@ -28,6 +28,9 @@ void kas_condition_destroy(kas_condition *condition);
 void kas_condition_wait(kas_condition *condition, kas_mutex *mutex);
 void kas_condition_wake_all(kas_condition *condition);
 
+/* Between two looks at what another thread is about to change. */
+void kas_thread_pause(void);
+
 /* NULL when the thread cannot be started. join waits for it and releases the handle. */
 kas_thread *kas_thread_start(void (*run)(void *argument), void *argument);
 void kas_thread_join(kas_thread *thread);

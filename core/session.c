@@ -303,6 +303,8 @@ static void fill_layer_maps(kas_session *session, const kas_plan *plan, uint32_t
         if (!publishes || kas_plan_row_is_read(plan, layer, row))
             words[block->active_rows_at + layer * block->list_rows + count++] = row;
     session->active_counts[layer] = count;
+    while (count < block->list_rows)
+        words[block->active_rows_at + layer * block->list_rows + count++] = KAS_NO_ROW;
 }
 
 static void fill_tables(kas_session *session, const kas_plan *plan, uint32_t *words)
@@ -446,9 +448,8 @@ static kas_status upload_tables(kas_session *session, const kas_plan *plan)
 
 /*
  * A session with a plan needs every operation that layers are made of: all but mass, which serves calibration, and
- * anchor, for which a chain of others does. One
- * without uses single operations, and a device may have rows for some of them only: what is missing answers when it is
- * called (see kas_work_launch).
+ * publish and anchor, for which a chain of others does. One without uses single operations, and a device may have rows
+ * for some of them only: what is missing answers when it is called (see kas_work_launch).
  */
 static kas_status load_kernels(kas_session *session, bool complete)
 {
@@ -457,13 +458,16 @@ static kas_status load_kernels(kas_session *session, bool complete)
     kas_status missing = KAS_ERROR_UNSUPPORTED;
     for (int op = 0; op < KAS_OP_COUNT; op++) {
         kas_loaded_kernel *loaded = &session->kernels[op];
-        if ((complete && op == KAS_OP_MASS) || (op == KAS_OP_ANCHOR && !(complete && session->shape.team)))
+        if ((complete && op == KAS_OP_MASS) || (!complete && op == KAS_OP_PUBLISH) ||
+            (op == KAS_OP_ANCHOR && !(complete && session->shape.team)))
             continue;
         kas_status status = kas_variant_load(session->context, (kas_op)op, &spec, session->estimated, &loaded->variant,
                                              &loaded->kernel);
         loaded->refused = status == KAS_ERROR_DRIVER;
         if (status == KAS_OK)
             found++;
+        else if (op == KAS_OP_PUBLISH && status == KAS_ERROR_UNSUPPORTED)
+            continue;
         else if ((complete && op != KAS_OP_ANCHOR) || (status != KAS_ERROR_UNSUPPORTED && status != KAS_ERROR_DRIVER))
             return status;
         else

@@ -5,10 +5,10 @@
 #include "core/backend.h"
 
 /* Bytes of working memory every thread has for a kernel. */
-#define KAS_CPU_SCRATCH_BYTES (1024u * 1024u + KAS_CPU_WEIGHTS * (4u + 4u / 64u))
+#define KAS_CPU_SCRATCH_BYTES (2304u * 1024u + KAS_CPU_WEIGHTS * 4u + KAS_CPU_WEIGHTS / 16u)
 
-/* Weights that scores keeps of a tile until its rows' log-sum-exps are known, and up to how many keys it does so. */
-#define KAS_CPU_WEIGHTS (1024u * 1024u)
+/* Weights that scores and publish keep of a tile until its rows' log-sum-exps are known, and up to how many keys. */
+#define KAS_CPU_WEIGHTS (2048u * 1024u)
 #define KAS_CPU_OWN_LSE_KEYS 65536u
 
 /* One launch as its cells see it. */
@@ -36,11 +36,11 @@ typedef struct kas_cpu_code {
 } kas_cpu_code;
 
 #if defined(__x86_64__)
-#define KAS_CPU_VARIANT_COUNT (7 + 3 * 9 + 2)
+#define KAS_CPU_VARIANT_COUNT (8 + 3 * 10 + 2)
 #elif defined(__aarch64__)
-#define KAS_CPU_VARIANT_COUNT (2 * 9 + 2)
+#define KAS_CPU_VARIANT_COUNT (2 * 10 + 2)
 #else
-#define KAS_CPU_VARIANT_COUNT (9 + 2)
+#define KAS_CPU_VARIANT_COUNT (10 + 2)
 #endif
 extern const kas_variant kas_cpu_variants[KAS_CPU_VARIANT_COUNT];
 

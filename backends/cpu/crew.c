@@ -4,6 +4,12 @@
 #include "core/base.h"
 #include "core/platform.h"
 
+#include <stdatomic.h>
+
+/* A layer is a chain of launches of tens to hundreds of microseconds: threads that slept between two of them would
+   spend a good part of that on waking. After this long they do sleep. */
+#define SPIN_NANOSECONDS 20000u
+
 struct kas_crew_member {
     uint32_t helpers;
     struct kas_crew_member *next;
@@ -15,7 +21,7 @@ typedef struct task {
     void *user;
     uint32_t joined; /* helpers that ever took part */
     uint32_t most;   /* helpers that may */
-    uint32_t inside; /* helpers at work */
+    _Atomic uint32_t inside; /* helpers at work */
     struct task *next;
 } task;
 
@@ -29,6 +35,7 @@ static kas_mutex *lock; /* tasks, closing */
 static kas_condition *work_ready, *work_done;
 static task *tasks;
 static bool closing;
+static _Atomic uint32_t news; /* grows when there is a task more, or nothing to wait for any longer */
 
 static bool create_locks(void)
 {
@@ -57,6 +64,26 @@ static task *task_with_room(void)
     return t;
 }
 
+/* Called and returns with the lock held. */
+static void wait_for_news(void)
+{
+    uint32_t seen = atomic_load_explicit(&news, memory_order_relaxed);
+    kas_mutex_unlock(lock);
+    for (uint64_t end = kas_clock() + SPIN_NANOSECONDS; kas_clock() < end; kas_thread_pause())
+        if (atomic_load_explicit(&news, memory_order_relaxed) != seen)
+            break;
+    kas_mutex_lock(lock);
+    while (atomic_load_explicit(&news, memory_order_relaxed) == seen)
+        kas_condition_wait(work_ready, lock);
+}
+
+/* With the lock held. */
+static void tell_news(void)
+{
+    atomic_fetch_add_explicit(&news, 1, memory_order_relaxed);
+    kas_condition_wake_all(work_ready);
+}
+
 static void helper_main(void *argument)
 {
     (void)argument;
@@ -64,7 +91,7 @@ static void helper_main(void *argument)
     while (!closing) {
         task *t = task_with_room();
         if (!t) {
-            kas_condition_wait(work_ready, lock);
+            wait_for_news();
             continue;
         }
         uint32_t n = ++t->joined;
@@ -87,6 +114,17 @@ static void remove_task(task *t)
     *link = t->next;
 }
 
+static void wait_for_helpers(task *t)
+{
+    for (uint64_t end = kas_clock() + SPIN_NANOSECONDS; kas_clock() < end; kas_thread_pause())
+        if (atomic_load_explicit(&t->inside, memory_order_acquire) == 0)
+            return;
+    kas_mutex_lock(lock);
+    while (t->inside != 0)
+        kas_condition_wait(work_done, lock);
+    kas_mutex_unlock(lock);
+}
+
 void kas_crew_run(const kas_crew_member *member, void (*work)(void *user, uint32_t n), void *user)
 {
     if (member->helpers == 0) {
@@ -97,14 +135,13 @@ void kas_crew_run(const kas_crew_member *member, void (*work)(void *user, uint32
     kas_mutex_lock(lock);
     own.next = tasks;
     tasks = &own;
-    kas_condition_wake_all(work_ready);
+    tell_news();
     kas_mutex_unlock(lock);
     work(user, 0);
     kas_mutex_lock(lock);
     remove_task(&own);
-    while (own.inside != 0)
-        kas_condition_wait(work_done, lock);
     kas_mutex_unlock(lock);
+    wait_for_helpers(&own);
 }
 
 /* ---- Roster -------------------------------------------------------------------------------------------------------- */
@@ -113,7 +150,7 @@ static void end_threads(void)
 {
     kas_mutex_lock(lock);
     closing = true;
-    kas_condition_wake_all(work_ready);
+    tell_news();
     kas_mutex_unlock(lock);
     for (uint32_t i = 0; i < thread_count; i++)
         kas_thread_join(threads[i]);

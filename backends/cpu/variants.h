@@ -5,7 +5,7 @@
 #include "cpu.h"
 
 typedef struct kas_cpu_rows {
-    kas_cpu_code attend, lse, scores, select, sparse, attend_split, sparse_split, logits, pool;
+    kas_cpu_code attend, lse, scores, select, sparse, publish, attend_split, sparse_split, logits, pool;
 } kas_cpu_rows;
 
 extern const kas_cpu_rows kas_cpu_rows_generic;

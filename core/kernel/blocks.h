@@ -51,6 +51,7 @@
 #define KAS_CALL_STORE_LOGITS (1u << 13) /* logits: keep them, not only their partial sums */
 
 #define KAS_CALL_OWN_LSE (1u << 14) /* scores: no log-sum-exp is given */
+#define KAS_CALL_DENSE (1u << 15)   /* publish: the output is over all causal keys */
 
 /* What a session fixes. *_at are word offsets into the table that follows the block in its buffer. */
 #define KAS_SESSION_FIELDS(U, F)                                                                                       \
@@ -74,7 +75,9 @@
     U(tile_offsets_at)      /* [tiles of max_keys + 1]: packed entries before a tile at position tile * T */           \
     U(head_map_at)          /* [layers + 1][kv_heads]: row that a kv head reads; the last layer is the identity */     \
     U(normalizer_map_at)    /* [layers + 1][kv_heads]: row whose list estimates a kv head's normaliser */              \
-    U(active_rows_at)       /* [layers + 1][list_rows]: the rows a layer makes, first active_count of them */
+    U(active_rows_at)       /* [layers + 1][list_rows]: the rows a layer makes, KAS_NO_ROW behind them */
+
+#define KAS_NO_ROW 0xffffffffu
 
 /* Keeps q_stride_seq a multiple of every vector's elements also where it counts rows. */
 #define KAS_ROWS_UNIT 16u

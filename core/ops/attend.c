@@ -136,6 +136,18 @@ kas_status kas_launch_anchor(const kas_work *work, const kas_piece *piece, const
     return kas_work_launch(work, KAS_OP_ANCHOR, &launch, team.splits, rows, piece->count);
 }
 
+kas_status kas_launch_publish(const kas_work *work, const kas_piece *piece, uint32_t layer, bool dense,
+                              const kas_list_view *lists)
+{
+    kas_launch launch = work->base;
+    launch.call.flags |= KAS_CALL_OUT | (dense ? KAS_CALL_DENSE : 0);
+    launch.call.layer = layer;
+    bind_lists(&launch, lists);
+    bind_lse(work, &launch, &work->args->lse);
+    return kas_work_launch(work, KAS_OP_PUBLISH, &launch, piece->tile_count, work->session->block.kv_heads,
+                           piece->count);
+}
+
 kas_splits kas_work_list_splits(const kas_work *work, uint32_t entries)
 {
     const kas_shape *shape = &work->session->shape;

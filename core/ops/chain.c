@@ -114,8 +114,26 @@ static kas_status anchor_piece(kas_work *work, const kas_piece *piece, void *use
     return kas_launch_sparse(work, piece, kas_identity_layer(work->session), &c->lists);
 }
 
+/* Whether a single row does all of a publishing layer. */
+static bool publishes_at_once(const kas_work *work, const chain *c)
+{
+    const kas_session *session = work->session;
+    const kas_variant *row = session->kernels[KAS_OP_PUBLISH].variant;
+    bool estimated = session->estimated && c->role == KAS_ROLE_ANCHOR;
+    return row && work->keys <= row->own_lse_keys && c->rows != 0 && session->block.pool_heads == 1 && !estimated;
+}
+
+static kas_status publish_piece(kas_work *work, const kas_piece *piece, void *user)
+{
+    const chain *c = user;
+    return kas_launch_publish(work, piece, c->layer, c->role == KAS_ROLE_DENSE_SELECT, &c->lists);
+}
+
 static kas_status run_publishing_prefill(kas_work *work, chain *c)
 {
+    if (publishes_at_once(work, c))
+        return kas_work_pieces(work, work->session->context->info.max_group_count[2], plain_tiles(work), publish_piece,
+                               c);
     bool own_lse = c->role == KAS_ROLE_ANCHOR || !work->args->lse.buffer;
     bool fits = kas_plan_prefill(&work->session->shape, work->batch, work->queries, work->keys, work->tiles, c->rows,
                                  own_lse, work->session->scratch_size, &c->scratch);

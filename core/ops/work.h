@@ -97,6 +97,10 @@ kas_status kas_launch_scores(const kas_work *work, const kas_piece *piece, uint3
                              uint32_t flags, const kas_slice *lse, const kas_slice *scores, uint32_t stride);
 kas_status kas_launch_sparse(const kas_work *work, const kas_piece *piece, uint32_t layer, const kas_list_view *lists);
 
+/* `dense`: the output is over all causal keys. */
+kas_status kas_launch_publish(const kas_work *work, const kas_piece *piece, uint32_t layer, bool dense,
+                              const kas_list_view *lists);
+
 /* Tiles of a launch of the prefill chain: what `tiles` of scratch allow, within the grid. */
 uint32_t kas_work_chunk_tiles(const kas_work *work, uint32_t tiles);
 

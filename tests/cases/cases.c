@@ -107,7 +107,7 @@ static const variation special[] = {
     {"nan_v", ATTENTION, BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .nan = CASE_NAN_V, .small = true},
     {"coarse", EVERY, BOTH, LENGTHS_OFFSET, .values = CASE_COARSE, .small = true},
     {"equal", EVERY, BOTH, LENGTHS_OFFSET, .values = CASE_EQUAL},
-    {"peaked", ATTENTION | OPERATION(LSE), BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .values = CASE_PEAKED},
+    {"peaked", ATTENTION | OPERATION(LSE) | OPERATION(LAYERS), BOTH, LENGTHS_OFFSET, CASE_WITH_LSE, .values = CASE_PEAKED},
     {"special", OPERATION(SELECT), BOTH, LENGTHS_OFFSET, .values = CASE_SPECIAL},
     {"special_ragged", OPERATION(SELECT), BOTH, LENGTHS_RAGGED, .values = CASE_SPECIAL, .small = true},
     {"scale", OPERATION(ATTEND) | OPERATION(SCORES), BOTH, LENGTHS_OFFSET, .scale = 0.03f},
@@ -436,14 +436,14 @@ conformance_case *cases_make(case_tier tier, uint64_t seed, uint32_t *count)
 
 const char *const *cases_operations(const conformance_case *c)
 {
-    static const char *const prefill[][6] = {
+    static const char *const prefill[][7] = {
         [CASE_ATTEND] = {"attend"},
         [CASE_LSE] = {"lse"},
         [CASE_SCORES] = {"lse", "scores"},
         [CASE_SELECT] = {"select"},
         [CASE_LISTS] = {"sparse"},
         [CASE_MASS] = {"mass"},
-        [CASE_LAYERS] = {"attend", "lse", "scores", "select", "sparse"},
+        [CASE_LAYERS] = {"attend", "lse", "scores", "select", "sparse", "publish"},
     };
     static const char *const decode[][8] = {
         [CASE_ATTEND] = {"attend_split", "merge"},

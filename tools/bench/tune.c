@@ -18,6 +18,7 @@ static const struct {
 } tuned[] = {
     {"attend", KAS_PHASE_PREFILL, BENCH_DENSE},      {"lse", KAS_PHASE_PREFILL, BENCH_ANCHOR},
     {"scores", KAS_PHASE_PREFILL, BENCH_ANCHOR},     {"sparse", KAS_PHASE_PREFILL, BENCH_REUSE},
+    {"publish", KAS_PHASE_PREFILL, BENCH_ANCHOR},
     {"attend_split", KAS_PHASE_DECODE, BENCH_DENSE}, {"merge", KAS_PHASE_DECODE, BENCH_DENSE},
     {"logits", KAS_PHASE_DECODE, BENCH_ANCHOR},      {"pool", KAS_PHASE_DECODE, BENCH_ANCHOR},
     {"select", KAS_PHASE_DECODE, BENCH_ANCHOR},      {"sparse_split", KAS_PHASE_DECODE, BENCH_REUSE},

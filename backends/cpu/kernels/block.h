@@ -1,7 +1,7 @@
 /*
  * block.h - attention over blocks of keys, the part that all rows but select, pool and merge share. Rows are the
- * queries of one kv head (R heads times tokens), keys come from a range or a list. Many rows meet keys and values that
- * were packed into the thread's scratch, transposed for the register tile; few rows (few_rows.h) read them in place.
+ * queries of one kv head (R heads times tokens), keys come from a range or a list. Prefill has many rows (many_rows.h),
+ * decode few (few_rows.h).
  * Included once for each instruction set, by a file that defines VECTOR_BYTES.
  */
 #include "sequence.h"
@@ -11,10 +11,6 @@
 
 #define MOST_ROWS 256u /* rows at once */
 #define BLOCK_KEYS 64u /* keys at once */
-/* A register tile: rows and vectors. Its panel of keys leaves room in the first cache for a second thread's. */
-#define ROW_STEP (VECTOR_BYTES == 64 ? 8u : 4u)
-#define TILE_VECTORS 2u
-#define TILE_FLOATS (TILE_VECTORS * LANES)
 #define FEW_ROWS 16u   /* what few_rows.h takes, FEW_STEP at once */
 #define FEW_STEP 4u
 #define CACHE_LINE 64u
@@ -29,12 +25,13 @@ typedef struct key_block {
 } key_block;
 
 typedef struct workspace {
-    _Alignas(64) float q[MOST_ROWS * KAS_MAX_HEAD_DIM];
-    float k[BLOCK_KEYS * KAS_MAX_HEAD_DIM]; /* panels of TILE_FLOATS keys: [panel][dimension][key] */
-    float v[BLOCK_KEYS * KAS_MAX_HEAD_DIM]; /* panels of TILE_FLOATS dimensions: [panel][key][dimension] */
-    float logits[MOST_ROWS * BLOCK_KEYS];
+    _Alignas(64) float q[MOST_ROWS * KAS_MAX_HEAD_DIM]; /* many rows: panels, see many_rows.h */
+    float k[BLOCK_KEYS * KAS_MAX_HEAD_DIM];             /* of many rows: the block's, where they are converted */
+    float v[BLOCK_KEYS * KAS_MAX_HEAD_DIM];             /* of many rows: a copy of the block's */
+    const void *keys[BLOCK_KEYS];                       /* rows of k */
+    float logits[MOST_ROWS * BLOCK_KEYS]; /* few rows: [row][key], many rows: [key][row] */
     float out[MOST_ROWS * KAS_MAX_HEAD_DIM];
-    float sums[MOST_ROWS * LANES]; /* of a row's weights, lane by lane */
+    float sums[FEW_ROWS * LANES]; /* of a row's weights, lane by lane */
     float greatest[MOST_ROWS], sum[MOST_ROWS], lse[MOST_ROWS];
     uint32_t last[MOST_ROWS]; /* last position that a row sees; never falls from row to row */
     key_block blocks[2];      /* the one at work and the one being fetched */
@@ -98,28 +95,10 @@ static inline bool is_few(const cell *c, uint32_t rows)
     return rows <= FEW_ROWS && row_words(c) % LANES == 0;
 }
 
-/* Up to whole register tiles, of few_rows.h where it takes the rows. */
-static inline uint32_t padded_rows(const cell *c, uint32_t rows)
+/* Up to what the rows' kernels take at once. */
+static inline uint32_t padded_rows(bool few, uint32_t rows)
 {
-    return (uint32_t)kas_round_up(rows, is_few(c, rows) ? FEW_STEP : ROW_STEP);
-}
-
-/* ---- Rows -------------------------------------------------------------------------------------------------------- */
-
-static void load_rows(const row_set *rows, workspace *w)
-{
-    const cell *c = rows->c;
-    uint32_t dim = c->session->head_dim, stride = padded_dim(c);
-    memset(w->q, 0, (size_t)padded_rows(c, rows->count) * padded_words(c) * sizeof(float));
-    memset(w->out, 0, (size_t)padded_rows(c, rows->count) * stride * sizeof(float));
-    memset(w->sums, 0, (size_t)padded_rows(c, rows->count) * LANES * sizeof(float));
-    for (uint32_t n = 0; n < padded_rows(c, rows->count); n++) {
-        w->greatest[n] = KAS_NEGATIVE_INFINITY;
-        w->last[n] = n < rows->count ? c->sequence.offset + query_of(rows, n) : w->last[n - 1];
-    }
-    for (uint32_t n = 0; n < rows->count; n++)
-        load_query(w->q + (size_t)n * padded_words(c), c->job->slot[KAS_SLOT_Q],
-                   q_element(c, query_of(rows, n), head_of(rows, n)), dim, c->job->dtype);
+    return (uint32_t)kas_round_up(rows, few ? FEW_STEP : LANES);
 }
 
 /* ---- Keys -------------------------------------------------------------------------------------------------------- */
@@ -225,281 +204,67 @@ static inline void prefetch_rows(const cell *c, const void *const *rows, uint32_
         prefetch_row(rows[n], row_bytes(c));
 }
 
-/* ---- Packing ----------------------------------------------------------------------------------------------------- */
-
-INLINE void pack_keys_of(const key_block *block, uint32_t words, float *packed, kas_dtype dtype)
-{
-    uint32_t panel_size = padded_width(words) * TILE_FLOATS;
-    for (uint32_t n = 0; n < block->columns; n += LANES) {
-        float *panel = packed + (size_t)(n / TILE_FLOATS) * panel_size + n % TILE_FLOATS;
-        for (uint32_t d = 0; d < words; d += LANES) {
-            vector part[LANES];
-            for (uint32_t i = 0; i < LANES; i++)
-                part[i] = load_words(block->k[n + i], d, words, dtype);
-            transpose(part);
-            for (uint32_t i = 0; i < LANES; i++)
-                store_vector(panel + (size_t)(d + i) * TILE_FLOATS, part[i]);
-        }
-    }
-}
-
-INLINE vector load_values(const void *const *v, uint32_t n, uint32_t d, uint32_t dim, kas_dtype dtype)
-{
-#ifdef VECTOR_PAIRS
-    (void)dtype;
-    return join_values(v, n, d, dim);
-#else
-    return load_words(v[n], d, dim, dtype);
-#endif
-}
-
-INLINE void pack_values_of(const key_block *block, uint32_t dim, float *packed, kas_dtype dtype)
-{
-    for (uint32_t n = 0; n < block->count; n += WORD_ELEMENTS)
-        for (uint32_t d = 0; d < dim; d += LANES)
-            store_vector(packed + ((size_t)(d / TILE_FLOATS) * BLOCK_KEYS + n / WORD_ELEMENTS) * TILE_FLOATS +
-                             d % TILE_FLOATS,
-                         load_values(block->v, n, d, dim, dtype));
-}
-
-static void pack_keys(const cell *c, const key_block *block, float *packed)
-{
-    uint32_t dim = row_words(c);
-    switch (c->job->dtype) {
-    case KAS_DTYPE_F32:
-        pack_keys_of(block, dim, packed, KAS_DTYPE_F32);
-        break;
-    case KAS_DTYPE_F16:
-        pack_keys_of(block, dim, packed, KAS_DTYPE_F16);
-        break;
-    default:
-        pack_keys_of(block, dim, packed, KAS_DTYPE_BF16);
-    }
-}
-
-static void pack_values(const cell *c, const key_block *block, float *packed)
-{
-    uint32_t dim = c->session->head_dim;
-    switch (c->job->dtype) {
-    case KAS_DTYPE_F32:
-        pack_values_of(block, dim, packed, KAS_DTYPE_F32);
-        break;
-    case KAS_DTYPE_F16:
-        pack_values_of(block, dim, packed, KAS_DTYPE_F16);
-        break;
-    default:
-        pack_values_of(block, dim, packed, KAS_DTYPE_BF16);
-    }
-}
-
-/* ---- Products ---------------------------------------------------------------------------------------------------- */
-
-/* acc += a b for ROW_STEP rows of a and `vectors` vectors of a panel. */
-INLINE void product_tile(const float *restrict a, uint32_t a_stride, const float *restrict panel, uint32_t depth,
-                         uint32_t vectors, vector acc[ROW_STEP][TILE_VECTORS])
-{
-    for (uint32_t d = 0; d < depth; d++) {
-        vector columns[TILE_VECTORS];
-        for (uint32_t j = 0; j < vectors; j++)
-            columns[j] = load_vector(panel + (size_t)d * TILE_FLOATS + j * LANES);
-        for (uint32_t i = 0; i < ROW_STEP; i++) {
-            vector value = splat(a[(size_t)i * a_stride + d]);
-            for (uint32_t j = 0; j < vectors; j++)
-                acc[i][j] = multiply_add(acc[i][j], value, columns[j]);
-        }
-    }
-}
-
-/* A product of rows [begin, end) with one panel. */
-typedef struct product {
-    const float *a, *panel;
-    float *target;
-    uint32_t a_stride, target_stride, depth, begin, end;
-} product;
-
-/* target = scale * a panel, or with `add` (scale then is 1) target += a panel. */
-INLINE void multiply_panel_of(const product *p, bool add, float scale, uint32_t vectors)
-{
-    for (uint32_t n = p->begin; n < p->end; n += ROW_STEP) {
-        vector acc[ROW_STEP][TILE_VECTORS] = {0};
-        float *target = p->target + (size_t)n * p->target_stride;
-        for (uint32_t i = 0; add && i < ROW_STEP; i++)
-            for (uint32_t j = 0; j < vectors; j++)
-                acc[i][j] = load_vector(target + (size_t)i * p->target_stride + j * LANES);
-        product_tile(p->a + (size_t)n * p->a_stride, p->a_stride, p->panel, p->depth, vectors, acc);
-        for (uint32_t i = 0; i < ROW_STEP; i++)
-            for (uint32_t j = 0; j < vectors; j++)
-                store_vector(target + (size_t)i * p->target_stride + j * LANES, acc[i][j] * splat(scale));
-    }
-}
-
-/* `width` columns are left in the panel's row. */
-INLINE void multiply_panel(const product *p, bool add, float scale, uint32_t width)
-{
-    if (width >= TILE_FLOATS)
-        multiply_panel_of(p, add, scale, TILE_VECTORS);
-    else
-        multiply_panel_of(p, add, scale, 1);
-}
-
-#define PREFETCH_ROWS 16u /* rows whose products hide the fetching of a few keys */
-
-/* logits = scale * q . k of rows [first, end), without masks, while the next block is fetched. */
-static void multiply_qk(const cell *c, uint32_t first, uint32_t end, const key_block *block, const key_block *next,
-                        bool with_v, workspace *w)
-{
-    uint32_t depth = row_words(c), stride = padded_words(c);
-    size_t panel_size = (size_t)stride * TILE_FLOATS;
-    uint32_t share = (uint32_t)kas_div_up((uint64_t)BLOCK_KEYS * PREFETCH_ROWS, end - first);
-    for (uint32_t j = 0; j < block->columns; j += TILE_FLOATS) {
-        uint32_t fetched = 0;
-        for (uint32_t row = first; row < end; row += PREFETCH_ROWS) {
-            const product p = {w->q, w->k + j / TILE_FLOATS * panel_size, w->logits + j, stride, BLOCK_KEYS, depth,
-                               row,  kas_min_u32(row + PREFETCH_ROWS, end)};
-            multiply_panel(&p, false, c->session->scale, block->columns - j);
-            if (j == 0)
-                prefetch_rows(c, next->k, fetched, kas_min_u32(fetched + share, BLOCK_KEYS));
-            if (j == 0 && with_v)
-                prefetch_rows(c, next->v, fetched, kas_min_u32(fetched + share, BLOCK_KEYS));
-            fetched += share;
-        }
-    }
-}
-
-/* out += weights . v of rows [first, end) */
-static void multiply_pv(const cell *c, uint32_t first, uint32_t end, const key_block *block, workspace *w)
-{
-    uint32_t stride = padded_dim(c);
-#ifdef VECTOR_PAIRS
-    for (uint32_t row = first; row < end; row++)
-        round_weights(w->logits + (size_t)row * BLOCK_KEYS, block->columns);
-#endif
-    for (uint32_t d = 0; d < stride; d += TILE_FLOATS) {
-        const product p = {w->logits, w->v + (size_t)d * BLOCK_KEYS,
-                           w->out + d, BLOCK_KEYS,
-                           stride, (uint32_t)kas_div_up(block->count, WORD_ELEMENTS),
-                           first, end};
-        multiply_panel(&p, true, 1.0f, stride - d);
-    }
-}
-
-/* ---- Softmax ----------------------------------------------------------------------------------------------------- */
-
-/* Absent keys and keys past a row's last position become -inf. */
-static void mask_block(uint32_t first, uint32_t end, const key_block *block, workspace *w)
-{
-    for (uint32_t row = first; row < end; row++) {
-        if (!block->absent && block->greatest <= w->last[row])
-            continue;
-        float *logits = w->logits + (size_t)row * BLOCK_KEYS;
-        vector_words last = w->last[row] - (vector_words){0};
-        for (uint32_t n = 0; n < block->columns; n += LANES) {
-            vector_bits hidden = *(const vector_words *)(const void *)(block->positions + n) > last;
-            store_vector(logits + n, choose(hidden, splat(KAS_NEGATIVE_INFINITY), load_vector(logits + n)));
-        }
-    }
-}
-
-/* Turns a row's logits into weights against its new greatest logit and rescales what it has summed so far: `stride`
-   floats of out. A row that has seen no key weighs against 0. */
-static inline void soften_into(float *weights, uint32_t row, uint32_t columns, uint32_t stride, workspace *w)
-{
-    const float *logits = w->logits + (size_t)row * BLOCK_KEYS;
-    float *sums = w->sums + (size_t)row * LANES;
-    vector most = splat(w->greatest[row]);
-    for (uint32_t n = 0; n < columns; n += LANES)
-        most = vector_max(most, load_vector(logits + n));
-    float next = greatest_lane(most);
-    vector origin = splat(next == KAS_NEGATIVE_INFINITY ? 0.0f : next);
-    vector total = load_vector(sums);
-    if (next != w->greatest[row]) {
-        vector rescale = vector_exp(splat(w->greatest[row]) - origin);
-        total *= rescale;
-        float *out = w->out + (size_t)row * stride;
-        for (uint32_t d = 0; d < stride; d += LANES)
-            store_vector(out + d, load_vector(out + d) * rescale);
-        w->greatest[row] = next;
-    }
-    for (uint32_t n = 0; n < columns; n += LANES) {
-        vector weight = vector_exp(load_vector(logits + n) - origin);
-        store_vector(weights + n, weight);
-        total += weight;
-    }
-    store_vector(sums, total);
-}
-
-/* In place. */
-static inline void soften_row(uint32_t row, uint32_t columns, uint32_t stride, workspace *w)
-{
-    soften_into(w->logits + (size_t)row * BLOCK_KEYS, row, columns, stride, w);
-}
+#include "many_rows.h"
 
 #include "few_rows.h"
 
-/* One block of keys for rows [first, end), of which the next block is fetched meanwhile. */
-static void attend_packed(const cell *c, uint32_t first, uint32_t end, const key_block *block, const key_block *next,
-                          bool with_v, workspace *w)
-{
-    pack_keys(c, block, w->k);
-    multiply_qk(c, first, end, block, next, with_v, w);
-    mask_block(first, end, block, w);
-    for (uint32_t row = first; row < end; row++)
-        soften_row(row, block->columns, with_v ? padded_dim(c) : 0, w);
-    if (!with_v)
-        return;
-    pack_values(c, block, w->v);
-    multiply_pv(c, first, end, block, w);
-}
+/* ---- Rows -------------------------------------------------------------------------------------------------------- */
 
-/* The first register tile with a row that sees a key of the block. */
-static uint32_t first_seeing(const key_block *block, uint32_t rows, const workspace *w)
+static void load_rows(const row_set *rows, bool few, workspace *w)
 {
-    uint32_t row = 0;
-    while (row < rows && w->last[row] < block->least)
-        row++;
-    return row / ROW_STEP * ROW_STEP;
-}
-
-/* The logits of a block, where nothing but them is wanted. */
-static void block_logits(const cell *c, uint32_t rows, const key_block *block, const key_block *next, workspace *w)
-{
-    if (is_few(c, rows)) {
-        few_logits(c, rows, block, next, w);
-    } else {
-        pack_keys(c, block, w->k);
-        multiply_qk(c, 0, rows, block, next, false, w);
+    const cell *c = rows->c;
+    uint32_t count = padded_rows(few, rows->count);
+    memset(w->out, 0, (size_t)count * padded_dim(c) * sizeof(float));
+    for (uint32_t n = 0; n < count; n++) {
+        w->greatest[n] = KAS_NEGATIVE_INFINITY;
+        w->sum[n] = 0.0f;
+        w->last[n] = n < rows->count ? c->sequence.offset + query_of(rows, n) : w->last[n - 1];
     }
-    mask_block(0, rows, block, w);
+    if (few)
+        load_few(rows, w);
+    else
+        for (uint32_t n = 0; n < count; n += LANES)
+            pack_queries(rows, n, w);
+}
+
+/* A set's output, divided by the sums of its weights. */
+static void normalise_rows(const cell *c, uint32_t rows, workspace *w)
+{
+    uint32_t stride = padded_dim(c);
+    for (uint32_t n = 0; n < rows; n++) {
+        float inverse = w->sum[n] == 0.0f ? 0.0f : 1.0f / w->sum[n], *out = w->out + (size_t)n * stride;
+        for (uint32_t d = 0; d < stride; d += LANES)
+            store_vector(out + d, load_vector(out + d) * splat(inverse));
+    }
 }
 
 /* The whole softmax (and, with_v, output) of a set of rows over a source. */
 static void attend_rows(const row_set *rows, const key_source *source, bool with_v, workspace *w)
 {
     const cell *c = rows->c;
-    uint32_t stride = padded_dim(c), count = padded_rows(c, rows->count);
+    bool few = is_few(c, rows->count);
+    uint32_t count = padded_rows(few, rows->count);
     key_block *block = &w->blocks[0], *next = &w->blocks[1];
     locate_block(c, rows->g, source, source->begin, block);
     prefetch_rows(c, block->k, 0, BLOCK_KEYS);
     if (with_v)
         prefetch_rows(c, block->v, 0, BLOCK_KEYS);
-    load_rows(rows, w);
+    load_rows(rows, few, w);
     for (uint32_t begin = source->begin; begin < source->end; begin += BLOCK_KEYS) {
         locate_block(c, rows->g, source, begin + BLOCK_KEYS, next);
-        uint32_t first = first_seeing(block, count, w);
-        if (is_few(c, count))
+        uint32_t first = few ? 0 : first_seeing(block, count, w);
+        if (few)
             attend_few(c, count, block, next, with_v, w);
         else if (first < count)
-            attend_packed(c, first, count, block, next, with_v, w);
+            attend_many(c, first, count, block, next, with_v, w->logits, w);
         key_block *done = block;
         block = next;
         next = done;
     }
-    for (uint32_t n = 0; n < rows->count; n++) {
-        w->sum[n] = sum_of_lanes(load_vector(w->sums + (size_t)n * LANES));
-        float inverse = w->sum[n] == 0.0f ? 0.0f : 1.0f / w->sum[n];
-        for (uint32_t d = 0; with_v && d < stride; d += LANES)
-            store_vector(w->out + (size_t)n * stride + d, load_vector(w->out + (size_t)n * stride + d) * splat(inverse));
-    }
+    if (few)
+        sum_few(rows->count, w);
+    if (with_v)
+        normalise_rows(c, rows->count, w);
 }
 
 /* ---- Storing ----------------------------------------------------------------------------------------------------- */

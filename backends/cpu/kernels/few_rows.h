@@ -6,23 +6,56 @@
 #define FEW_VECTORS 4u
 #define KEYS_AT_ONCE (LANES / FEW_STEP) /* so that a vector holds the sums of FEW_STEP rows */
 
-/* Logits of FEW_STEP rows and KEYS_AT_ONCE keys. */
-INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, uint32_t depth, uint32_t stride,
-                            float scale, float *logits, kas_dtype dtype)
+static void load_few(const row_set *rows, workspace *w)
+{
+    const cell *c = rows->c;
+    uint32_t count = padded_rows(true, rows->count), stride = padded_words(c);
+    memset(w->q, 0, (size_t)count * stride * sizeof(float));
+    memset(w->sums, 0, (size_t)count * LANES * sizeof(float));
+    for (uint32_t n = 0; n < rows->count; n++)
+        load_query(w->q + (size_t)n * stride, c->job->slot[KAS_SLOT_Q],
+                   q_element(c, query_of(rows, n), head_of(rows, n)), c->session->head_dim, c->job->dtype);
+}
+
+/* Bytes of keys that are fetched ahead where nothing but logits is computed. Processors drop what is asked for faster
+   than memory answers; close ahead, the loads of what was asked for keep the pace. Attention, which does more with what
+   it loads, fetches a block ahead. */
+#define FETCH_AHEAD 8192u
+
+/* The same in keys. */
+static inline uint32_t keys_ahead(const cell *c)
+{
+    uint32_t rows = FETCH_AHEAD / row_bytes(c) / KEYS_AT_ONCE * KEYS_AT_ONCE;
+    return kas_min_u32(kas_max_u32(rows, KEYS_AT_ONCE), BLOCK_KEYS);
+}
+
+/* Logits of FEW_STEP rows and KEYS_AT_ONCE keys, while as many rows of `fetched` are fetched, unless it is NULL. */
+INLINE void few_logits_tile(const void *const *keys_at, const void *const *fetched_at, const float *q, uint32_t depth,
+                            uint32_t stride, float scale, float *logits, kas_dtype dtype)
 {
     vector part[LANES];
     UNROLL
     for (uint32_t i = 0; i < LANES; i++)
         part[i] = splat(0.0f);
+    const void *row[KEYS_AT_ONCE], *fetched[KEYS_AT_ONCE];
+    UNROLL
+    for (uint32_t j = 0; j < KEYS_AT_ONCE; j++) {
+        row[j] = keys_at[j];
+        fetched[j] = fetched_at ? fetched_at[j] : NULL;
+    }
     UNROLL_TWICE
-    for (uint32_t d = 0; d < depth; d += LANES) {
+    for (size_t d = 0; d < depth; d += LANES) {
         vector keys[KEYS_AT_ONCE];
         UNROLL
         for (uint32_t j = 0; j < KEYS_AT_ONCE; j++)
-            keys[j] = load_words(block->k[n + j], d, depth, dtype);
+            keys[j] = load_whole_words(row[j], d, dtype);
+        UNROLL
+        for (uint32_t j = 0; fetched_at && j < KEYS_AT_ONCE; j++)
+            prefetch_row((const char *)fetched[j] + d * WORD_ELEMENTS * element_size(dtype),
+                         LANES * WORD_ELEMENTS * element_size(dtype));
         UNROLL
         for (uint32_t i = 0; i < FEW_STEP; i++) {
-            vector query = load_vector(q + (size_t)i * stride + d);
+            vector query = load_vector(q + i * stride + d);
             UNROLL
             for (uint32_t j = 0; j < KEYS_AT_ONCE; j++)
                 part[i * KEYS_AT_ONCE + j] = multiply_add(part[i * KEYS_AT_ONCE + j], query, keys[j]);
@@ -31,33 +64,34 @@ INLINE void few_logits_tile(const key_block *block, uint32_t n, const float *q, 
     float sums[LANES];
     store_vector(sums, sum_lanes_of(part) * splat(scale));
     for (uint32_t i = 0; i < FEW_STEP; i++)
-        memcpy(logits + (size_t)i * BLOCK_KEYS + n, sums + i * KEYS_AT_ONCE, KEYS_AT_ONCE * sizeof(float));
+        memcpy(logits + (size_t)i * BLOCK_KEYS, sums + i * KEYS_AT_ONCE, KEYS_AT_ONCE * sizeof(float));
 }
 
-INLINE void few_logits_of(const cell *c, uint32_t rows, const key_block *block, const key_block *next,
+INLINE void few_logits_of(const cell *c, uint32_t rows, const key_block *block, const key_block *next, uint32_t ahead,
                           workspace *w, kas_dtype dtype)
 {
     uint32_t depth = row_words(c), stride = padded_words(c);
     for (uint32_t n = 0; n < block->columns; n += KEYS_AT_ONCE) {
-        prefetch_rows(c, next->k, n, n + KEYS_AT_ONCE);
+        const void *const *fetched = n + ahead < BLOCK_KEYS ? block->k + n + ahead : next->k + (n + ahead - BLOCK_KEYS);
         for (uint32_t row = 0; row < rows; row += FEW_STEP)
-            few_logits_tile(block, n, w->q + (size_t)row * stride, depth, stride, c->session->scale,
-                            w->logits + (size_t)row * BLOCK_KEYS, dtype);
+            few_logits_tile(block->k + n, row == 0 ? fetched : NULL, w->q + (size_t)row * stride, depth, stride,
+                            c->session->scale, w->logits + (size_t)row * BLOCK_KEYS + n, dtype);
     }
 }
 
-/* logits = scale * q . k, without masks, while the next block's keys are fetched. */
-static void few_logits(const cell *c, uint32_t rows, const key_block *block, const key_block *next, workspace *w)
+/* logits = scale * q . k, without masks, while keys that come `ahead` keys later are fetched. */
+static void few_logits(const cell *c, uint32_t rows, const key_block *block, const key_block *next, uint32_t ahead,
+                       workspace *w)
 {
     switch (c->job->dtype) {
     case KAS_DTYPE_F32:
-        few_logits_of(c, rows, block, next, w, KAS_DTYPE_F32);
+        few_logits_of(c, rows, block, next, ahead, w, KAS_DTYPE_F32);
         break;
     case KAS_DTYPE_F16:
-        few_logits_of(c, rows, block, next, w, KAS_DTYPE_F16);
+        few_logits_of(c, rows, block, next, ahead, w, KAS_DTYPE_F16);
         break;
     default:
-        few_logits_of(c, rows, block, next, w, KAS_DTYPE_BF16);
+        few_logits_of(c, rows, block, next, ahead, w, KAS_DTYPE_BF16);
     }
 }
 
@@ -118,13 +152,61 @@ static void few_values(const cell *c, uint32_t rows, const key_block *block, con
     }
 }
 
+/* Absent keys and keys past a row's last position become -inf. */
+static void mask_few(uint32_t rows, const key_block *block, workspace *w)
+{
+    for (uint32_t row = 0; row < rows; row++) {
+        if (!block->absent && block->greatest <= w->last[row])
+            continue;
+        float *logits = w->logits + (size_t)row * BLOCK_KEYS;
+        vector_words last = w->last[row] - (vector_words){0};
+        for (uint32_t n = 0; n < block->columns; n += LANES) {
+            vector_bits hidden = *(const vector_words *)(const void *)(block->positions + n) > last;
+            store_vector(logits + n, choose(hidden, splat(KAS_NEGATIVE_INFINITY), load_vector(logits + n)));
+        }
+    }
+}
+
+/* Turns a row's logits into weights against its new greatest logit and rescales what it has summed so far: `stride`
+   floats of out. A row that has seen no key weighs against 0. */
+static inline void soften_row(uint32_t row, uint32_t columns, uint32_t stride, workspace *w)
+{
+    float *logits = w->logits + (size_t)row * BLOCK_KEYS, *sums = w->sums + (size_t)row * LANES;
+    vector most = splat(w->greatest[row]);
+    for (uint32_t n = 0; n < columns; n += LANES)
+        most = vector_max(most, load_vector(logits + n));
+    float next = greatest_lane(most);
+    vector origin = splat(next == KAS_NEGATIVE_INFINITY ? 0.0f : next);
+    vector total = load_vector(sums);
+    if (next != w->greatest[row]) {
+        vector rescale = vector_exp(splat(w->greatest[row]) - origin);
+        total *= rescale;
+        float *out = w->out + (size_t)row * stride;
+        for (uint32_t d = 0; d < stride; d += LANES)
+            store_vector(out + d, load_vector(out + d) * rescale);
+        w->greatest[row] = next;
+    }
+    for (uint32_t n = 0; n < columns; n += LANES) {
+        vector weight = vector_exp(load_vector(logits + n) - origin);
+        store_vector(logits + n, weight);
+        total += weight;
+    }
+    store_vector(sums, total);
+}
+
 static void attend_few(const cell *c, uint32_t rows, const key_block *block, const key_block *next, bool with_v,
                        workspace *w)
 {
-    few_logits(c, rows, block, next, w);
-    mask_block(0, rows, block, w);
+    few_logits(c, rows, block, next, BLOCK_KEYS, w);
+    mask_few(rows, block, w);
     for (uint32_t row = 0; row < rows; row++)
         soften_row(row, block->columns, with_v ? padded_dim(c) : 0, w);
     if (with_v)
         few_values(c, rows, block, next, w);
+}
+
+static void sum_few(uint32_t rows, workspace *w)
+{
+    for (uint32_t n = 0; n < rows; n++)
+        w->sum[n] = sum_of_lanes(load_vector(w->sums + (size_t)n * LANES));
 }

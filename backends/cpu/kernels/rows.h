@@ -12,6 +12,8 @@
 
 #include "select.h"
 
+#include "publish.h"
+
 #include "attend_split.h"
 
 #include "sparse_split.h"
@@ -28,6 +30,7 @@ const kas_cpu_rows ROWS = {
     .scores = {scores},
     .select = {select_keys},
     .sparse = {sparse},
+    .publish = {publish},
     .attend_split = {attend_split},
     .sparse_split = {sparse_split},
     .logits = {logits},

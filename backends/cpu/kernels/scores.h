@@ -4,164 +4,186 @@
  * once.
  */
 
+/* Weights of a set of rows over keys 0 .. by position. */
+typedef struct kept_weights {
+    float weights[KAS_CPU_WEIGHTS];              /* [key][row], against the row's greatest logit so far */
+    float origins[KAS_CPU_WEIGHTS / BLOCK_KEYS]; /* [block][row]: that logit; once it is known, the weight of its key */
+} kept_weights;
+
 /* A thread's scratch. */
 typedef struct score_space {
     workspace w;
-    float weights[KAS_CPU_WEIGHTS];              /* [block][row][key], against the row's greatest logit so far */
-    float origins[KAS_CPU_WEIGHTS / BLOCK_KEYS]; /* [block][row]: that logit */
+    kept_weights kept;
 } score_space;
 
 _Static_assert(sizeof(score_space) <= KAS_CPU_SCRATCH_BYTES, "a thread's scratch holds the space");
-_Static_assert(KAS_CPU_OWN_LSE_KEYS * ROW_STEP <= KAS_CPU_WEIGHTS, "a register tile's weights fit");
+_Static_assert(KAS_CPU_OWN_LSE_KEYS % BLOCK_KEYS == 0 && KAS_CPU_OWN_LSE_KEYS * LANES <= KAS_CPU_WEIGHTS,
+               "a vector of rows' weights fits");
 
-/* Weights exp(logit - lse) of rows [0, rows) summed for TILE_FLOATS keys from n on. */
-INLINE void sum_weights(uint32_t rows, uint32_t n, uint32_t vectors, bool estimated, const workspace *w, float *totals)
+/* Adds sums of `count` keys to `scores`, or with `fresh` writes them. */
+static inline void add_scores(const float *totals, uint32_t count, bool fresh, float *scores)
 {
-    vector total[TILE_VECTORS] = {0};
-    for (uint32_t row = 0; row < rows; row++) {
-        const float *logits = w->logits + (size_t)row * BLOCK_KEYS + n;
-        for (uint32_t j = 0; j < vectors; j++) {
-            vector weight = vector_exp(load_vector(logits + j * LANES) - splat(w->lse[row]));
-            if (estimated)
-                weight = choose(weight > splat(4.0f), splat(4.0f), weight);
-            total[j] += weight;
-        }
-    }
-    for (uint32_t j = 0; j < vectors; j++)
-        store_vector(totals + j * LANES, total[j]);
+    for (uint32_t n = 0; n < count; n++)
+        scores[n] = fresh ? totals[n] : scores[n] + totals[n];
 }
 
-/* A row without keys has a log-sum-exp of -inf, its logits too: against +inf they weigh nothing. */
-static void load_lse(const row_set *rows, workspace *w)
+/* ---- With a log-sum-exp ------------------------------------------------------------------------------------------ */
+
+/* Weights exp(logit - lse) of a key, summed over rows but for the last step, across lanes. */
+INLINE vector key_weights(const float *logits, uint32_t rows, bool estimated, const workspace *w)
+{
+    vector total = splat(0.0f);
+    for (uint32_t row = 0; row < rows; row += LANES) {
+        vector weight = vector_exp(load_vector(logits + row) - load_vector(w->lse + row));
+        if (estimated)
+            weight = choose(weight > splat(4.0f), splat(4.0f), weight);
+        total += weight;
+    }
+    return total;
+}
+
+INLINE void sum_weights(uint32_t rows, uint32_t count, bool estimated, const workspace *w, float *totals)
+{
+    for (uint32_t n = 0; n < count; n += LANES) {
+        vector part[LANES];
+        for (uint32_t i = 0; i < LANES; i++)
+            part[i] = key_weights(w->logits + (size_t)(n + i) * rows, rows, estimated, w);
+        store_vector(totals + n, sum_lanes_of(part));
+    }
+}
+
+/* A row without keys has a log-sum-exp of -inf, its logits too: against +inf they weigh nothing. Nor do rows that pad
+   the set. */
+static void load_lse(const row_set *rows, uint32_t padded, workspace *w)
 {
     const float *lse = rows->c->job->slot[KAS_SLOT_LSE];
-    for (uint32_t n = 0; n < rows->count; n++) {
-        float value = lse[lse_element(rows->c, query_of(rows, n), head_of(rows, n))];
+    for (uint32_t n = 0; n < padded; n++) {
+        float value = KAS_NEGATIVE_INFINITY;
+        if (n < rows->count)
+            value = lse[lse_element(rows->c, query_of(rows, n), head_of(rows, n))];
         w->lse[n] = value == KAS_NEGATIVE_INFINITY ? -value : value;
     }
 }
 
-/* Adds the scores of a set of rows to `scores`, or with `fresh` writes them. */
 static void score_rows(const row_set *rows, uint32_t candidates, bool fresh, float *scores, workspace *w)
 {
     const cell *c = rows->c;
-    bool estimated = c->call->flags & KAS_CALL_ESTIMATED;
+    uint32_t padded = padded_rows(false, rows->count);
     key_source source = {.end = candidates};
     key_block *block = &w->blocks[0], *next = &w->blocks[1];
-    load_rows(rows, w);
-    load_lse(rows, w);
+    load_rows(rows, false, w);
+    load_lse(rows, padded, w);
     locate_block(c, rows->g, &source, 0, block);
     for (uint32_t begin = 0; begin < candidates; begin += BLOCK_KEYS) {
         float totals[BLOCK_KEYS];
         locate_block(c, rows->g, &source, begin + BLOCK_KEYS, next);
-        block_logits(c, padded_rows(c, rows->count), block, next, w);
-        uint32_t n = 0;
-        for (; n + TILE_FLOATS <= block->columns; n += TILE_FLOATS)
-            sum_weights(rows->count, n, TILE_VECTORS, estimated, w, totals + n);
-        for (; n < block->columns; n += LANES)
-            sum_weights(rows->count, n, 1, estimated, w, totals + n);
-        for (n = 0; n < block->count; n++)
-            scores[begin + n] = fresh ? totals[n] : scores[begin + n] + totals[n];
+        many_logits(c, 0, padded, padded, block, next->k, w);
+        if (c->call->flags & KAS_CALL_ESTIMATED)
+            sum_weights(padded, block->columns, true, w, totals);
+        else
+            sum_weights(padded, block->columns, false, w, totals);
+        add_scores(totals, block->count, fresh, scores + begin);
         key_block *done = block;
         block = next;
         next = done;
     }
 }
 
-/* Keeps the weights of block `index`. */
-static void keep_weights(uint32_t rows, uint32_t index, uint32_t columns, score_space *space)
-{
-    float *weights = space->weights + (size_t)index * rows * BLOCK_KEYS;
-    for (uint32_t row = 0; row < rows; row++) {
-        soften_into(weights + (size_t)row * BLOCK_KEYS, row, columns, 0, &space->w);
-        space->origins[(size_t)index * rows + row] = space->w.greatest[row];
-    }
-}
+/* ---- Without one ------------------------------------------------------------------------------------------------- */
 
-/* What a tile's own keys add to its rows' sums. */
-static void add_own_keys(const row_set *rows, const kas_tile *tile, workspace *w)
-{
-    const cell *c = rows->c;
-    uint32_t keys = kas_causal_keys(c->sequence, query_of(rows, rows->count - 1));
-    key_source own = {.own_begin = tile->start, .end = keys > tile->start ? keys - tile->start : 0};
-    key_block *block = &w->blocks[0], *nothing = &w->blocks[1];
-    locate_block(c, rows->g, &own, own.end, nothing);
-    for (uint32_t begin = 0; begin < own.end; begin += BLOCK_KEYS) {
-        locate_block(c, rows->g, &own, begin, block);
-        block_logits(c, padded_rows(c, rows->count), block, nothing, w);
-        for (uint32_t row = 0; row < rows->count; row++)
-            soften_row(row, block->columns, 0, w);
-    }
-}
-
-/* What turns a kept weight into a share of its row: exp(origin - greatest) / sum; 0 for rows that have seen no key by
-   then. */
-static void share_factors(const float *origins, uint32_t rows, const workspace *w, float *factors)
+/* What turns kept weights into shares of their rows: exp(origin - greatest), which takes the place of the origins, over
+   the row's sum; 0 for rows that have seen no key by then. */
+static void find_shares(uint32_t rows, float *origins, const workspace *w, float *shares)
 {
     for (uint32_t row = 0; row < rows; row += LANES) {
-        vector origin = splat(KAS_NEGATIVE_INFINITY);
-        memcpy(&origin, origins + row, kas_min_u32(rows - row, LANES) * sizeof(float));
-        vector factor = vector_exp(origin - load_vector(w->greatest + row)) * load_vector(w->sum + row);
-        store_vector(factors + row, choose(origin == splat(KAS_NEGATIVE_INFINITY), splat(0.0f), factor));
+        vector origin = load_vector(origins + row), sum = load_vector(w->sum + row);
+        vector factor = vector_exp(origin - load_vector(w->greatest + row));
+        factor = choose(origin == splat(KAS_NEGATIVE_INFINITY), splat(0.0f), factor);
+        store_vector(origins + row, factor);
+        store_vector(shares + row, choose(sum == splat(0.0f), splat(0.0f), factor / sum));
     }
 }
 
-/* Sums over rows of the kept weights of block `index`. */
-static void pool_block(uint32_t rows, uint32_t index, uint32_t columns, const score_space *space, float *totals)
+/* Shares of a key, summed over rows but for the last step, across lanes. */
+INLINE vector key_shares(const float *weights, const float *shares, uint32_t rows)
 {
-    _Alignas(64) float factors[MOST_ROWS];
-    const float *weights = space->weights + (size_t)index * rows * BLOCK_KEYS;
-    share_factors(space->origins + (size_t)index * rows, rows, &space->w, factors);
-    for (uint32_t n = 0; n < columns; n += LANES) {
-        vector total = splat(0.0f);
-        for (uint32_t row = 0; row < rows; row++)
-            total += load_vector(weights + (size_t)row * BLOCK_KEYS + n) * splat(factors[row]);
-        store_vector(totals + n, total);
+    vector even = splat(0.0f), odd = splat(0.0f);
+    size_t row = 0;
+    UNROLL_TWICE
+    for (; row + 2 * LANES <= rows; row += 2 * LANES) {
+        even += load_vector(weights + row) * load_vector(shares + row);
+        odd += load_vector(weights + row + LANES) * load_vector(shares + row + LANES);
+    }
+    if (row < rows)
+        even += load_vector(weights + row) * load_vector(shares + row);
+    return even + odd;
+}
+
+static void pool_block(uint32_t rows, uint32_t count, const float *weights, const float *shares, float *totals)
+{
+    for (uint32_t n = 0; n < count; n += LANES) {
+        vector part[LANES] = {0};
+        for (uint32_t i = 0; i < kas_min_u32(count - n, LANES); i++)
+            part[i] = key_shares(weights + (size_t)(n + i) * rows, shares, rows);
+        store_vector(totals + n, sum_lanes_of(part));
     }
 }
 
-static void pool_rows(uint32_t rows, uint32_t candidates, bool fresh, float *scores, score_space *space)
+/* Sums over rows of the kept weights of candidates, the newest first, which are still near. */
+static void pool_rows(uint32_t rows, uint32_t candidates, uint32_t keys, bool fresh, float *scores, score_space *space)
 {
-    for (uint32_t begin = 0; begin < candidates; begin += BLOCK_KEYS) {
-        float totals[BLOCK_KEYS];
+    uint32_t blocks = (uint32_t)kas_div_up(keys, BLOCK_KEYS);
+    for (uint32_t index = blocks; index-- > 0;) {
+        float totals[BLOCK_KEYS], shares[MOST_ROWS];
+        uint32_t begin = index * BLOCK_KEYS;
+        find_shares(rows, space->kept.origins + (size_t)index * rows, &space->w, shares);
+        if (begin >= candidates)
+            continue;
         uint32_t count = kas_min_u32(candidates - begin, BLOCK_KEYS);
-        pool_block(rows, begin / BLOCK_KEYS, padded_width(count), space, totals);
-        for (uint32_t n = 0; n < count; n++)
-            scores[begin + n] = fresh ? totals[n] : scores[begin + n] + totals[n];
+        pool_block(rows, count, space->kept.weights + (size_t)begin * rows, shares, totals);
+        add_scores(totals, count, fresh, scores + begin);
     }
 }
 
-/* As score_rows, without a log-sum-exp; space->w.sum becomes the reciprocal of the rows' sums. */
-static void score_rows_once(const row_set *rows, const kas_tile *tile, bool fresh, float *scores, score_space *space)
+/* Attends to all causal keys of a tile and keeps the weights. */
+static void attend_and_keep(const row_set *rows, uint32_t keys, bool with_v, score_space *space)
 {
     const cell *c = rows->c;
     workspace *w = &space->w;
-    key_source source = {.end = tile->candidates};
+    key_source source = {.end = keys};
+    uint32_t padded = padded_rows(false, rows->count);
     key_block *block = &w->blocks[0], *next = &w->blocks[1];
-    load_rows(rows, w);
+    load_rows(rows, false, w);
     locate_block(c, rows->g, &source, 0, block);
-    for (uint32_t begin = 0; begin < source.end; begin += BLOCK_KEYS) {
+    for (uint32_t begin = 0; begin < keys; begin += BLOCK_KEYS) {
         locate_block(c, rows->g, &source, begin + BLOCK_KEYS, next);
-        block_logits(c, padded_rows(c, rows->count), block, next, w);
-        keep_weights(rows->count, begin / BLOCK_KEYS, block->columns, space);
+        attend_many(c, 0, padded, block, next, with_v, space->kept.weights + (size_t)begin * padded, w);
+        memcpy(space->kept.origins + (size_t)(begin / BLOCK_KEYS) * padded, w->greatest, padded * sizeof(float));
         key_block *done = block;
         block = next;
         next = done;
     }
-    add_own_keys(rows, tile, w);
-    for (uint32_t n = 0; n < rows->count; n++) {
-        float sum = sum_of_lanes(load_vector(w->sums + (size_t)n * LANES));
-        w->sum[n] = sum == 0.0f ? 0.0f : 1.0f / sum;
-    }
-    pool_rows(rows->count, tile->candidates, fresh, scores, space);
+    for (uint32_t n = rows->count; n < padded; n++)
+        w->sum[n] = 0.0f; /* rows that pad the set have no share in scores */
 }
 
-/* Rows whose weights of all candidates can be kept, in whole register tiles. */
-static uint32_t rows_at_once(const kas_tile *tile)
+/* As score_rows, without a log-sum-exp. */
+static void score_rows_once(const row_set *rows, const kas_tile *tile, bool fresh, float *scores, score_space *space)
 {
-    uint32_t rows = KAS_CPU_WEIGHTS / kas_max_u32((uint32_t)kas_round_up(tile->candidates, BLOCK_KEYS), 1);
-    return kas_min_u32(rows / ROW_STEP * ROW_STEP, MOST_ROWS);
+    uint32_t keys = kas_causal_keys(rows->c->sequence, query_of(rows, rows->count - 1));
+    attend_and_keep(rows, keys, false, space);
+    pool_rows(padded_rows(false, rows->count), tile->candidates, keys, fresh, scores, space);
 }
+
+/* Rows whose weights of all keys of a tile can be kept. */
+static uint32_t rows_at_once(const cell *c, const kas_tile *tile)
+{
+    uint32_t keys = kas_causal_end(c->sequence, tile->query_end);
+    uint32_t rows = KAS_CPU_WEIGHTS / (uint32_t)kas_round_up(kas_max_u32(keys, 1), BLOCK_KEYS);
+    return kas_min_u32(rows / LANES * LANES, MOST_ROWS);
+}
+
+/* ---- The operation ----------------------------------------------------------------------------------------------- */
 
 static void scores(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, void *scratch)
 {
@@ -172,7 +194,7 @@ static void scores(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, v
     uint64_t row = ((uint64_t)z * job->rows + y) * c.call->tile_count + x;
     float *target = (float *)job->slot[KAS_SLOT_SCORES] + row * c.call->score_stride;
     bool own_lse = c.call->flags & KAS_CALL_OWN_LSE, fresh = true;
-    uint32_t most = own_lse ? rows_at_once(&tile) : MOST_ROWS;
+    uint32_t most = own_lse ? rows_at_once(&c, &tile) : MOST_ROWS;
     for (uint32_t n = 0; n < c.session->pool_heads; n++) {
         row_set rows = {.c = &c, .g = active_row(&c, y) + n, .query_begin = tile.query_begin};
         while (next_rows_of(&rows, tile.query_end, most)) {

@@ -6,12 +6,12 @@
 #define DIGITS 2048u /* of a pass */
 #define PARTS 4u     /* histograms side by side, so that equal neighbours do not wait for each other */
 
+#define MOST_MATCHES 262144u
+
 typedef struct select_space {
     uint32_t histogram[PARTS][DIGITS];
-    uint32_t matches[(KAS_CPU_SCRATCH_BYTES - PARTS * DIGITS * sizeof(uint32_t)) / sizeof(uint32_t)];
+    uint32_t matches[MOST_MATCHES];
 } select_space;
-
-#define MOST_MATCHES (sizeof(((select_space *)0)->matches) / sizeof(uint32_t))
 
 /* Integers that grow with the scores; kas_sort_key for LANES of them. */
 INLINE vector_words sort_keys(const uint32_t *scores)

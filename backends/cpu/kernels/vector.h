@@ -89,6 +89,18 @@ INLINE vector vector_exp(vector x)
 #endif
 }
 
+/* Whether a comparison holds in any lane. */
+INLINE bool any_lane(vector_bits mask)
+{
+#if VECTOR_BYTES == 64
+    return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif VECTOR_BYTES == 32
+    return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+    return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
+#endif
+}
+
 /* ---- Across lanes ------------------------------------------------------------------------------------------------ */
 
 /* Lanes of a and b by number, b's after a's; the numbers are one of the lists below. */
@@ -216,7 +228,7 @@ INLINE vector widen_f16(vector_halves half)
 }
 
 /* LANES elements from element `index`; the dtype is a constant where it matters for speed. */
-INLINE vector load_elements(const void *from, uint32_t index, kas_dtype dtype)
+INLINE vector load_elements(const void *from, size_t index, kas_dtype dtype)
 {
     if (dtype == KAS_DTYPE_F32)
         return load_vector((const float *)from + index);

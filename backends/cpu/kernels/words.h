@@ -13,6 +13,12 @@ INLINE vector multiply_add(vector acc, vector a, vector b)
     return (vector)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
 }
 
+INLINE vector load_whole_words(const void *row, size_t d, kas_dtype dtype)
+{
+    (void)dtype;
+    return (vector)_mm512_loadu_ps((const char *)row + d * sizeof(float));
+}
+
 /* LANES words of a row from word d on, zeros from word `words` on. */
 INLINE vector load_words(const void *row, uint32_t d, uint32_t words, kas_dtype dtype)
 {
@@ -38,15 +44,33 @@ INLINE vector join_values(const void *const *v, uint32_t n, uint32_t d, uint32_t
     return (vector)_mm512_or_si512(first, _mm512_slli_epi32(second, 16));
 }
 
-/* Weights as words, in place. */
-INLINE void round_weights(float *weights, uint32_t columns)
+/* Weights [key][row], `stride` rows side by side, as words [pair of keys][row]. `words` may be `weights`. */
+static void round_weights(const float *weights, uint32_t count, uint32_t stride, float *words)
 {
-    for (uint32_t n = 0; n < columns; n += 2 * LANES) {
-        __m512 low = _mm512_loadu_ps(weights + n);
-        __m512 high = n + LANES < columns ? _mm512_loadu_ps(weights + n + LANES) : _mm512_setzero_ps();
-        __m512i words = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-        _mm512_storeu_si512(weights + n / 2, words);
+    for (uint32_t n = 0; n < count; n += 2) {
+        const float *first = weights + (size_t)n * stride, *second = n + 1 < count ? first + stride : NULL;
+        for (uint32_t row = 0; row < stride; row += LANES) {
+            __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(first + row)));
+            __m512i high = second ? _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(second + row)))
+                                  : _mm512_setzero_si512();
+            _mm512_storeu_si512(words + (size_t)n / 2 * stride + row,
+                                _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        }
     }
+}
+
+INLINE vector load_values(const void *const *v, uint32_t n, uint32_t d, uint32_t dim, kas_dtype dtype)
+{
+    (void)dtype;
+    return join_values(v, n, d, dim);
+}
+
+INLINE vector load_whole_values(const void *const *v, uint32_t n, size_t d, kas_dtype dtype)
+{
+    (void)dtype;
+    __m512i first = _mm512_cvtepu16_epi32(_mm256_loadu_epi16((const uint16_t *)v[n] + d));
+    __m512i second = _mm512_cvtepu16_epi32(_mm256_loadu_epi16((const uint16_t *)v[n + 1] + d));
+    return (vector)_mm512_or_si512(first, _mm512_slli_epi32(second, 16));
 }
 
 #else
@@ -56,6 +80,11 @@ INLINE void round_weights(float *weights, uint32_t columns)
 INLINE vector multiply_add(vector acc, vector a, vector b)
 {
     return acc + a * b;
+}
+
+INLINE vector load_whole_words(const void *row, size_t d, kas_dtype dtype)
+{
+    return load_elements(row, d, dtype);
 }
 
 INLINE vector load_words(const void *row, uint32_t d, uint32_t words, kas_dtype dtype)
@@ -68,6 +97,16 @@ INLINE vector load_words(const void *row, uint32_t d, uint32_t words, kas_dtype 
 INLINE void load_query(float *q, const void *tensor, uint64_t element, uint32_t dim, kas_dtype dtype)
 {
     kas_load_row(q, tensor, element, dim, dtype);
+}
+
+INLINE vector load_values(const void *const *v, uint32_t n, uint32_t d, uint32_t dim, kas_dtype dtype)
+{
+    return load_words(v[n], d, dim, dtype);
+}
+
+INLINE vector load_whole_values(const void *const *v, uint32_t n, size_t d, kas_dtype dtype)
+{
+    return load_elements(v[n], d, dtype);
 }
 
 #endif
