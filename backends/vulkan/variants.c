@@ -63,7 +63,6 @@ LANES_CODE(logits)
     static const kas_vulkan_code op##_lanes = {BUILD(KAS_DTYPE_F32, op##_lanes), BUILD(KAS_DTYPE_F16, op##_lanes),     \
                                                BUILD(KAS_DTYPE_BF16, op##_lanes), .invocations = invocation_count};
 
-PLAIN_LANES_CODE(select, 1024)
 PLAIN_LANES_CODE(pool, 128)
 
 #define LANES_ROW(number, text, suffix, ...)                                                                           \
@@ -170,7 +169,6 @@ const kas_variant kas_vulkan_variants[] = {
     TYPED_ROWS(KAS_OP_LSE, lse, .block_queries = 16, .per_head = true),
     MATRIX_ROW(KAS_OP_SCORES, scores, .block_keys = 2048)
     TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
-    PLAIN_LANES_ROW(KAS_OP_SELECT, select),
     PLAIN_ROW(KAS_OP_SELECT, select),
     MATRIX2_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     MATRIX_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
