@@ -94,8 +94,8 @@ typedef struct kas_variant {
     uint32_t tiles;      /* tile sizes it takes, as a mask of T themselves (16 | 32); 0: any */
     bool no_pages;       /* contiguous k and v only */
     bool no_estimate;    /* lse, scores: not with KAS_CALL_ESTIMATED */
-    uint32_t own_lse_keys; /* scores: takes KAS_CALL_OWN_LSE in calls of up to so many keys, 0: never; publish: the
-                              most keys of a call */
+    uint32_t own_lse_keys; /* scores: takes KAS_CALL_OWN_LSE in calls of up to so many keys; 0: never */
+    uint32_t max_keys;     /* publish: most keys of a call; 0: any */
     uint32_t team;       /* anchor: most splits of a team, a power of two, */
     uint32_t team_keys;  /* and most keys of a split */
     const void *code;    /* the backend's own */

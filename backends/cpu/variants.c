@@ -19,7 +19,7 @@
         ROW_OF(row_name, KAS_OP_SCORES, features, (kernels).scores, .own_lse_keys = KAS_CPU_OWN_LSE_KEYS),             \
         ROW(row_name, KAS_OP_SELECT, features, (kernels).select),                                                      \
         ROW(row_name, KAS_OP_SPARSE, features, (kernels).sparse),                                                      \
-        ROW_OF(row_name, KAS_OP_PUBLISH, features, (kernels).publish, .own_lse_keys = KAS_CPU_OWN_LSE_KEYS),           \
+        ROW_OF(row_name, KAS_OP_PUBLISH, features, (kernels).publish, .max_keys = KAS_CPU_OWN_LSE_KEYS),               \
         ROW(row_name, KAS_OP_ATTEND_SPLIT, features, (kernels).attend_split),                                          \
         ROW(row_name, KAS_OP_SPARSE_SPLIT, features, (kernels).sparse_split),                                          \
         ROW(row_name, KAS_OP_LOGITS, features, (kernels).logits),                                                      \
@@ -37,7 +37,7 @@
         PAIR_ROW(KAS_OP_LSE, (kernels).lse, .block_queries = KAS_CPU_ATTEND_QUERIES),                                  \
         PAIR_ROW(KAS_OP_SCORES, (kernels).scores, .own_lse_keys = KAS_CPU_OWN_LSE_KEYS),                               \
         PAIR_ROW(KAS_OP_SPARSE, (kernels).sparse, .block_queries = 0),                                                 \
-        PAIR_ROW(KAS_OP_PUBLISH, (kernels).publish, .own_lse_keys = KAS_CPU_OWN_LSE_KEYS),                             \
+        PAIR_ROW(KAS_OP_PUBLISH, (kernels).publish, .max_keys = KAS_CPU_OWN_LSE_KEYS),                                 \
         PAIR_ROW(KAS_OP_ATTEND_SPLIT, (kernels).attend_split, .block_queries = 0),                                     \
         PAIR_ROW(KAS_OP_SPARSE_SPLIT, (kernels).sparse_split, .block_queries = 0),                                     \
         PAIR_ROW(KAS_OP_LOGITS, (kernels).logits, .block_queries = 0)

@@ -120,7 +120,8 @@ static bool publishes_at_once(const kas_work *work, const chain *c)
     const kas_session *session = work->session;
     const kas_variant *row = session->kernels[KAS_OP_PUBLISH].variant;
     bool estimated = session->estimated && c->role == KAS_ROLE_ANCHOR;
-    return row && work->keys <= row->own_lse_keys && c->rows != 0 && session->block.pool_heads == 1 && !estimated;
+    bool fits = row && (row->max_keys == 0 || work->keys <= row->max_keys);
+    return fits && c->rows != 0 && session->block.pool_heads == 1 && !estimated;
 }
 
 static kas_status publish_piece(kas_work *work, const kas_piece *piece, void *user)

@@ -59,61 +59,77 @@ static void test_memory(void)
     kas_context_destroy(context);
 }
 
+/* A session on the device with something to work on. */
+typedef struct attention_world {
+    kas_context *context;
+    kas_stream *stream;
+    kas_session *session;
+    kas_buffer *memory;
+} attention_world;
+
+static attention_world open_world(const kas_session_desc *desc)
+{
+    attention_world world = {0};
+    expect(open_device("cuda:0", &world.context) == KAS_OK &&
+               kas_stream_create(world.context, &world.stream) == KAS_OK &&
+               kas_buffer_create(world.context, 1 << 20, &world.memory) == KAS_OK,
+           "the device opens");
+    expect(kas_session_create(world.context, desc, &world.session) == KAS_OK, "a session is made");
+    return world;
+}
+
+static void close_world(attention_world *world)
+{
+    kas_buffer_destroy(world->memory);
+    kas_session_destroy(world->session);
+    kas_stream_destroy(world->stream);
+    kas_context_destroy(world->context);
+}
+
+/* All queries or the last one against 64 packed keys. */
+static kas_attention arguments(const attention_world *world, uint32_t queries)
+{
+    return (kas_attention){.struct_size = sizeof(kas_attention), .queries = queries, .keys = 64,
+                           .q = {.buffer = world->memory}, .k = {.buffer = world->memory},
+                           .v = {.buffer = world->memory}, .out = {.buffer = world->memory, .offset = 1 << 19}};
+}
+
+static kas_status attend(const attention_world *world, kas_phase phase, const kas_attention *args)
+{
+    return kas_attend(world->session, world->stream, phase, args);
+}
+
 static void test_lost(void)
 {
-    kas_context *context = NULL;
-    kas_stream *stream = NULL;
-    kas_session *session = NULL;
-    kas_buffer *memory = NULL;
-    expect(open_device("cuda:0", &context) == KAS_OK && kas_stream_create(context, &stream) == KAS_OK &&
-               kas_buffer_create(context, 1 << 20, &memory) == KAS_OK,
-           "the device opens");
     const kas_session_desc desc = {.struct_size = sizeof(desc), .heads = 8, .kv_heads = 2, .head_dim = 128,
                                    .dtype = KAS_DTYPE_F16, .max_keys = 64};
-    expect(kas_session_create(context, &desc, &session) == KAS_OK, "a session is made");
-    const kas_attention args = {.struct_size = sizeof(args), .keys = 64, .q = {.buffer = memory},
-                                .k = {.buffer = memory}, .v = {.buffer = memory},
-                                .out = {.buffer = memory, .offset = 1 << 19}};
-    expect(kas_attend(session, stream, KAS_PHASE_DECODE, &args) == KAS_OK, "the launch that goes wrong is accepted");
-    expect_fault(kas_stream_wait(stream), KAS_ERROR_DEVICE_LOST, "lost");
-    expect_fault(kas_attend(session, stream, KAS_PHASE_DECODE, &args), KAS_ERROR_DEVICE_LOST, "earlier error");
-    kas_buffer_destroy(memory);
-    kas_session_destroy(session);
-    kas_stream_destroy(stream);
-    kas_context_destroy(context);
+    attention_world world = open_world(&desc);
+    const kas_attention args = arguments(&world, 0);
+    expect(attend(&world, KAS_PHASE_DECODE, &args) == KAS_OK, "the launch that goes wrong is accepted");
+    expect_fault(kas_stream_wait(world.stream), KAS_ERROR_DEVICE_LOST, "lost");
+    expect_fault(attend(&world, KAS_PHASE_DECODE, &args), KAS_ERROR_DEVICE_LOST, "earlier error");
+    close_world(&world);
 }
 
 /* Keys go to the tensor copy engine where it can take them, and otherwise the same kernel does without. */
 static void test_maps(void)
 {
-    kas_context *context = NULL;
-    kas_stream *stream = NULL;
-    kas_session *session = NULL;
-    kas_buffer *memory = NULL;
-    expect(open_device("cuda:0", &context) == KAS_OK && kas_stream_create(context, &stream) == KAS_OK &&
-               kas_buffer_create(context, 1 << 20, &memory) == KAS_OK,
-           "the device opens");
     const kas_session_desc desc = {.struct_size = sizeof(desc), .heads = 2, .kv_heads = 2, .head_dim = 128,
                                    .dtype = KAS_DTYPE_F16, .max_keys = 64, .max_queries = 64};
-    expect(kas_session_create(context, &desc, &session) == KAS_OK, "a session is made");
+    attention_world world = open_world(&desc);
     void *driver = dlopen("libcuda.so.1", RTLD_NOW);
     const unsigned *maps = driver ? dlsym(driver, "fake_cuda_maps") : NULL;
     expect(maps != NULL, "the driver is the fake one");
-    kas_attention args = {.struct_size = sizeof(args), .queries = 64, .keys = 64, .q = {.buffer = memory},
-                          .k = {.buffer = memory}, .v = {.buffer = memory},
-                          .out = {.buffer = memory, .offset = 1 << 19}};
-    expect(kas_attend(session, stream, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 1, "packed keys have maps");
+    kas_attention args = arguments(&world, 64);
+    expect(attend(&world, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 1, "packed keys have maps");
     args.v.offset = 2;
-    expect(kas_attend(session, stream, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 0, "values at byte 2 have none");
+    expect(attend(&world, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 0, "values at byte 2 have none");
     args.v.offset = 16;
-    expect(kas_attend(session, stream, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 1, "values at byte 16 have one");
-    args.k = (kas_tensor){.buffer = memory, .stride = {64 * 257, 257, 128}};
-    expect(kas_attend(session, stream, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 0, "odd strides have none");
+    expect(attend(&world, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 1, "values at byte 16 have one");
+    args.k = (kas_tensor){.buffer = world.memory, .stride = {64 * 257, 257, 128}};
+    expect(attend(&world, KAS_PHASE_PREFILL, &args) == KAS_OK && *maps == 0, "odd strides have none");
     dlclose(driver);
-    kas_buffer_destroy(memory);
-    kas_session_destroy(session);
-    kas_stream_destroy(stream);
-    kas_context_destroy(context);
+    close_world(&world);
 }
 
 int main(int argc, char **argv)

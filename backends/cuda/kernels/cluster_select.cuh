@@ -22,9 +22,7 @@ template <kas_u32 THREADS, kas_u32 KEYS> struct cluster_select {
         kas_u32 sums[CLUSTER_BINS];     /* over all blocks */
         kas_u32 scan[warps];
         kas_u32 greater_of_warp[warps], equal_of_warp[warps];
-        kas_u32 digit;
-        kas_u32 above;   /* keys in greater bins than the digit's */
-        kas_u32 inside;  /* keys in the digit's */
+        select_bin bin; /* of the least kept key's digit */
         kas_u32 greater; /* of this block's keys, those above the least kept one, and those equal */
         kas_u32 equal;
         __align__(16) kas_u32 keys[KEYS];
@@ -107,41 +105,29 @@ template <kas_u32 THREADS, kas_u32 KEYS> struct cluster_select {
                 cluster_store(&m->sums[bin], rank, sum);
         }
         cluster_wait(); /* all sums are known, histograms may be cleared */
-        constexpr kas_u32 own = CLUSTER_BINS / THREADS;
-        const kas_u32 first = CLUSTER_BINS - own * (threadIdx.x + 1u); /* threads count from the greatest bin down */
-        kas_u32 counts[own], inside = 0u, total;
+        kas_u32 counts[CLUSTER_BINS / THREADS];
 #pragma unroll
-        for (kas_u32 x = 0; x < own; x++)
-            inside += counts[x] = m->sums[first + x];
-        kas_u32 above = block_scan<THREADS>(m->scan, inside, &total);
-#pragma unroll
-        for (int x = (int)own - 1; x >= 0; x--) {
-            if (above < wanted && above + counts[x] >= wanted) {
-                m->digit = first + (kas_u32)x;
-                m->above = above;
-                m->inside = counts[x];
-            }
-            above += counts[x];
-        }
-        __syncthreads();
+        for (kas_u32 x = 0; x < CLUSTER_BINS / THREADS; x++)
+            counts[x] = m->sums[first_bin<THREADS, CLUSTER_BINS>() + x];
+        find_bin<THREADS, CLUSTER_BINS>(m->scan, counts, wanted, &m->bin);
     }
 
     KAS_CU select_threshold find_threshold(memory *m, kas_u32 keys, kas_u32 keep)
     {
         find_digit<true>(m, keep);
-        select_threshold found = {m->digit << CLUSTER_FIRST_SHIFT, keep - m->above};
+        select_threshold found = {m->bin.digit << CLUSTER_FIRST_SHIFT, keep - m->bin.above};
         kas_u32 known = ~0u << CLUSTER_FIRST_SHIFT;
 #pragma unroll 1
         for (int pass = 1; pass < 3; pass++) {
-            if (m->inside == found.equal) { /* all of the digit's keys are kept, whatever follows it */
+            if (m->bin.inside == found.equal) { /* all of the digit's keys are kept, whatever follows it */
                 const select_threshold below = {found.key - 1u, 0u};
                 return below;
             }
             const kas_u32 shift = pass == 1 ? 10u : 0u, digits = pass == 1 ? 2047u : 1023u;
             count(m, keys, known, found.key, shift, digits);
             find_digit<false>(m, found.equal);
-            found.key |= m->digit << shift;
-            found.equal -= m->above;
+            found.key |= m->bin.digit << shift;
+            found.equal -= m->bin.above;
             known |= digits << shift;
         }
         return found;

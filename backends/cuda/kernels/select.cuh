@@ -20,9 +20,7 @@
 struct select_memory {
     kas_u32 bins[SELECT_BINS * SELECT_COPIES];
     kas_u32 warps[SELECT_WARPS];
-    kas_u32 digit;
-    kas_u32 above;  /* keys in greater bins than the digit's */
-    kas_u32 inside; /* keys in the digit's */
+    select_bin bin; /* of the least kept key */
     kas_u32 least;  /* of all keys */
     kas_u32 greatest;
     kas_u32 gathered; /* keys that stand in `keys` */
@@ -55,26 +53,14 @@ KAS_CU kas_u32 select_load(const float *scores, bool aligned, kas_u32 first, kas
 /* Finds the bin in which the `wanted`-th largest of the counted keys lies. */
 KAS_CU void select_find_digit(select_memory *m, kas_u32 wanted)
 {
-    const kas_u32 share = SELECT_BINS / SELECT_THREADS;
-    const kas_u32 first = SELECT_BINS - share * (threadIdx.x + 1u); /* threads count from the greatest bin down */
-    kas_u32 counts[share], own = 0u, total;
+    const kas_u32 first = first_bin<SELECT_THREADS, SELECT_BINS>();
+    kas_u32 counts[SELECT_BINS / SELECT_THREADS];
 #pragma unroll
-    for (kas_u32 x = 0; x < share; x++) {
+    for (kas_u32 x = 0; x < SELECT_BINS / SELECT_THREADS; x++) {
         uint4 copies = ((const uint4 *)m->bins)[first + x];
         counts[x] = copies.x + copies.y + copies.z + copies.w;
-        own += counts[x];
     }
-    kas_u32 above = block_scan<SELECT_THREADS>(m->warps, own, &total);
-#pragma unroll
-    for (int x = (int)share - 1; x >= 0; x--) {
-        if (above < wanted && above + counts[x] >= wanted) {
-            m->digit = first + (kas_u32)x;
-            m->above = above;
-            m->inside = counts[x];
-        }
-        above += counts[x];
-    }
-    __syncthreads();
+    find_bin<SELECT_THREADS, SELECT_BINS>(m->warps, counts, wanted, &m->bin);
 }
 
 /* Calls visit(key) for every candidate's key, chunk by chunk. */
@@ -161,10 +147,10 @@ KAS_CU select_threshold select_find_threshold(select_memory *m, const float *sco
         const int bits = 32 - __clz((int)(high - low));
         const kas_u32 shift = bits > 11 ? (kas_u32)bits - 11u : 0u;
         select_count(m, scores, aligned, candidates, gathered, low, high, shift, wanted);
-        wanted -= m->above;
-        low += m->digit << shift;
+        wanted -= m->bin.above;
+        low += m->bin.digit << shift;
         high = kas_min2(high, low + ((1u << shift) - 1u));
-        if (!gathered && low != high && m->inside <= SELECT_GATHERED) {
+        if (!gathered && low != high && m->bin.inside <= SELECT_GATHERED) {
             select_gather(m, scores, aligned, candidates, low, high);
             gathered = true;
         }
