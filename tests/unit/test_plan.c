@@ -526,6 +526,9 @@ static void bad_text(void **state)
         {VALID "\n\n x", "line 3 goes on behind the end of the plan"},
         {VALID VALID, "line 1 goes on behind the end of the plan"},
         {VALID "]", "line 1 goes on behind"},
+        {"\xef\xbb\xbf", "line 1 is not valid JSON"},
+        {"\xef\xbb\xbf\xef\xbb\xbf" VALID, "line 1 is not valid JSON"},
+        {" \xef\xbb\xbf" VALID, "line 1 is not valid JSON"},
     };
     for (size_t i = 0; i < KAS_COUNT(cases); i++)
         assert_text_rejected(cases[i].text, strlen(cases[i].text), KAS_ERROR_FORMAT, cases[i].sentence);
