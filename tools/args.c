@@ -32,6 +32,15 @@ static bool parse_u32(const char *text, size_t length, const args_option *option
     return true;
 }
 
+static kas_status parse_power(const args_option *option, const char *text)
+{
+    uint32_t value;
+    if (!parse_u32(text, strlen(text), option, &value) || value == 0 || (value & (value - 1)) != 0)
+        return fail_bound(option, text, "a power of two");
+    *(uint32_t *)option->target = value;
+    return KAS_OK;
+}
+
 static kas_status parse_real(const args_option *option, const char *text)
 {
     char *end;
@@ -113,6 +122,8 @@ static kas_status parse_value(const args_option *option, const char *text)
         if (!parse_u32(text, strlen(text), option, option->target))
             return fail_bound(option, text, "a whole number");
         break;
+    case ARGS_POWER:
+        return parse_power(option, text);
     case ARGS_REAL:
         return parse_real(option, text);
     case ARGS_LIST:

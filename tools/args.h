@@ -14,6 +14,7 @@ typedef enum args_kind {
     ARGS_FLAG,    /* bool, no value */
     ARGS_TEXT,    /* const char *, not empty */
     ARGS_U32,     /* uint32_t within min..max */
+    ARGS_POWER,   /* uint32_t, a power of two within min..max */
     ARGS_REAL,    /* double within min..max */
     ARGS_CHOICE,  /* int: index into the NULL-terminated choices */
     ARGS_CHOICES, /* uint32_t: bit set of indices into choices, given as a comma-separated list */

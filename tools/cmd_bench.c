@@ -82,7 +82,7 @@ static kas_status parse(int argc, char **argv, bench_options *options, bool *hel
         {"--head-dim", "N", "head dimension (default 128)", ARGS_U32, &options->head_dim, 1, KAS_MAX_HEAD_DIM},
         {"--topk", "FRACTION", "share of the candidates that is kept (default the plan's, 0.1)", ARGS_REAL, &plan->topk,
          1e-6, 1},
-        {"--tile", "N", "16, 32, 64 or 128 query tokens share a list (default the plan's, 32)", ARGS_U32, &plan->tile,
+        {"--tile", "N", "16, 32, 64 or 128 query tokens share a list (default the plan's, 32)", ARGS_POWER, &plan->tile,
          16, 128},
         {"--normalizer", "N", "exact or estimated (default the plan's, exact)", ARGS_CHOICE, &plan->normalizer, 0, 0,
          normalizer_names},

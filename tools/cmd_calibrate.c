@@ -106,8 +106,6 @@ static kas_status check_options(calibrate_state *state)
     if (!options->text || !options->output)
         return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "%s is needed (see kascade calibrate --help)",
                          options->text ? "-o" : "--text");
-    if (options->tile != 16 && options->tile != 32 && options->tile != 64 && options->tile != 128)
-        return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "--tile is %u: it must be 16, 32, 64 or 128", options->tile);
     TOOL_TRY(parse_count(options->anchors, &state->count));
     TOOL_TRY(parse_loss(options->max_loss, &state->max_loss));
     return KAS_OK;
@@ -130,7 +128,8 @@ static kas_status parse(int argc, char **argv, calibrate_state *state, bool *hel
          &options->reduce, 0, 0, reduce_names},
         {"--list-keys", "C", "keys of a list that is compared (default 64 - tile, at least 32;\nloss: the plan's share of L)",
          ARGS_U32, &options->list_keys, 1, MAX_TOKENS},
-        {"--tile", "N", "16, 32, 64 or 128 query tokens share a list (default 32)", ARGS_U32, &options->tile, 16, 128},
+        {"--tile", "N", "16, 32, 64 or 128 query tokens share a list (default 32)", ARGS_POWER, &options->tile, 16,
+         128},
         {"--topk", "FRACTION", "share of the keys that the plan keeps (default 0.10)", ARGS_REAL, &options->share, 1e-6,
          1},
         {"--topk-min", "N", "keys kept at least (default 128)", ARGS_U32, &options->topk_min, 1, 1u << 30},

@@ -88,7 +88,7 @@ static kas_status parse(int argc, char **argv, run_options *options, bool *help)
         {"--topk-min", "N", "keys kept at least (default: the plan's)", ARGS_U32, &options->overrides.min, 1, 1u << 30},
         {"--topk-round", "N", "kept keys are rounded up to a multiple of N (default: the plan's)", ARGS_U32,
          &options->overrides.round, 1, 1u << 30},
-        {"--tile", "N", "16, 32, 64 or 128 query tokens share a list (default: the plan's)", ARGS_U32,
+        {"--tile", "N", "16, 32, 64 or 128 query tokens share a list (default: the plan's)", ARGS_POWER,
          &options->overrides.tile, 16, 128},
         {"--baselines", "LIST", "also read with own-topk (every layer selects), identity-map (no head\n"
          "maps), window (first and newest keys); comma-separated", ARGS_CHOICES, &options->baselines, 0, 0,

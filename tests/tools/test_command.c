@@ -74,6 +74,9 @@ static void option_values(void **state)
     expect(MISUSED, run_command("run --topk -0.5"), "--topk", "-0.5");
     expect(MISUSED, run_command("run --tile 48"), "tile", "48");
     expect(MISUSED, run_command("run --dtype f8"), "--dtype", "f8");
+    static const char *const with_tiles[] = {"attend", "bench", "calibrate", "run"};
+    for (size_t i = 0; i < sizeof(with_tiles) / sizeof(with_tiles[0]); i++)
+        expect(MISUSED, run_command("%s --tile 48", with_tiles[i]), "--tile is '48'", "a power of two from 16 to 128");
     expect(MISUSED, run_command("run --context"), "--context");
     expect(MISUSED, run_command("run --json --json"), "--json");
     expect(MISUSED, run_command("bench stray"), "stray");
