@@ -31,7 +31,7 @@ static void watch(void *user, const conformance_result *result, uint32_t done, u
 {
     watcher *w = user;
     if (result->verdict != CONFORMANCE_PASSED && !w->quiet) {
-        progress_end(&w->bar);
+        progress_wipe(&w->bar);
         printf("%-7s %s@%s: %s\n", verdict_name(result->verdict), result->name, result->variant, result->message);
         fflush(stdout);
     }
@@ -180,6 +180,7 @@ static kas_status run_cases(conformance_options *options, bool json, const char 
     options->progress = watch;
     options->user = &w;
     progress_begin(&w.bar, "conformance");
+    w.bar.lines = !json;
     kas_status status = conformance_run(options, &report);
     progress_end(&w.bar);
     if (status != KAS_OK) {
