@@ -212,6 +212,7 @@ typedef struct kas_vulkan_code {
     const unsigned char *spirv[KAS_DTYPE_BF16 + 1];
     const size_t *size[KAS_DTYPE_BF16 + 1];
     uint32_t invocations; /* work group size; in decode on matrices by their shape */
+    bool by_blocks;       /* of 16 query rows and 32 keys, as block.glsl has them: loops of many turns */
     enum {
         KAS_VULKAN_NO_MATRIX,
         KAS_VULKAN_MATRIX_BLOCK,   /* prefill */

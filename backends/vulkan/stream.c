@@ -292,24 +292,46 @@ static void write_set(const kas_backend_context *context, const kas_launch *laun
     context->api.UpdateDescriptorSets(context->device, count, writes, 0, NULL);
 }
 
-/* At most so many turns of loops do block.glsl and online.glsl take: keys in blocks of 32, and of each of them head
-   dimensions in slices of 32 by eight at once, the rest one by one, and values by four. */
+/* At most so many turns of loops do block.glsl and online.glsl take for 16 query rows: keys in blocks of 32, and of
+   each of them head dimensions in slices of 32 by eight at once, the rest one by one, and values by four. */
 static uint64_t turns_of(uint32_t keys, uint32_t head_dim)
 {
     uint64_t slices = kas_div_up(head_dim, 32), singly = head_dim % 8 ? slices + 8 : 0;
     return kas_div_up(keys, 32) * (12 + 6 * slices + singly);
 }
 
+/* Turns of all loops of an invocation: in prefill over the keys for its block of rows, in decode over those of a split
+   for one block of the kv head's rows after the other. 0: too few to count. */
+static uint64_t launch_turns(const kas_launch *launch)
+{
+    const kas_kernel_spec *spec = &launch->kernel->spec;
+    if (!launch->kernel->code->by_blocks)
+        return 0;
+    switch (launch->variant->op) {
+    case KAS_OP_ATTEND:
+    case KAS_OP_LSE:
+        return turns_of(launch->call.keys, spec->head_dim);
+    case KAS_OP_ATTEND_SPLIT:
+    case KAS_OP_SPARSE_SPLIT:
+    case KAS_OP_LOGITS:
+        return kas_div_up((uint64_t)spec->group * launch->call.queries, 16) *
+               turns_of(launch->call.split_keys, spec->head_dim);
+    default:
+        return 0;
+    }
+}
+
 /* Where the driver would end loops before the last key, without a word, the answer is a sentence. */
 static kas_status check_turns(const kas_backend_context *context, const kas_launch *launch)
 {
-    uint32_t head_dim = launch->kernel->spec.head_dim, most = context->limits.loop_turns;
-    bool dense = launch->variant->op == KAS_OP_ATTEND || launch->variant->op == KAS_OP_LSE;
-    if (!dense || most == 0 || turns_of(launch->call.keys, head_dim) <= most)
+    uint32_t most = context->limits.loop_turns;
+    uint64_t turns = most ? launch_turns(launch) : 0;
+    if (turns <= most)
         return KAS_OK;
     return kas_fail(KAS_ERROR_LIMIT,
-                    "keys is %u: at head_dim %u they take %llu turns of loops, llvmpipe ends them after %u",
-                    launch->call.keys, head_dim, (unsigned long long)turns_of(launch->call.keys, head_dim), most);
+                    "%s of %u keys, %u queries and head_dim %u takes %llu turns of loops, llvmpipe ends them after %u",
+                    kas_op_name(launch->variant->op), launch->call.keys, launch->call.queries,
+                    launch->kernel->spec.head_dim, (unsigned long long)turns, most);
 }
 
 kas_status kas_vulkan_launch(kas_backend_stream *stream, const kas_launch *launch)

@@ -27,10 +27,11 @@
     DECLARE(op##_f16_packed)                                                                                           \
     DECLARE(op##_bf16_packed)                                                                                          \
     static const kas_vulkan_code op##_generic = {BUILD(KAS_DTYPE_F32, op##_f32), BUILD(KAS_DTYPE_F16, op##_f16),       \
-                                                 BUILD(KAS_DTYPE_BF16, op##_bf16), .invocations = GENERIC_INVOCATIONS};\
+                                                 BUILD(KAS_DTYPE_BF16, op##_bf16), .invocations = GENERIC_INVOCATIONS, \
+                                                 .by_blocks = true};                                                   \
     static const kas_vulkan_code op##_packed = {BUILD(KAS_DTYPE_F16, op##_f16_packed),                                 \
                                                 BUILD(KAS_DTYPE_BF16, op##_bf16_packed),                               \
-                                                .invocations = GENERIC_INVOCATIONS};
+                                                .invocations = GENERIC_INVOCATIONS, .by_blocks = true};
 
 PLAIN_CODE(select)
 PLAIN_CODE(pool)
@@ -57,13 +58,10 @@ LANES_CODE(sparse_split)
 LANES_CODE(merge)
 LANES_CODE(logits)
 
-/* A kernel that does not see the storage type. */
-#define PLAIN_LANES_CODE(op, invocation_count)                                                                         \
-    DECLARE(op##_lanes)                                                                                                \
-    static const kas_vulkan_code op##_lanes = {BUILD(KAS_DTYPE_F32, op##_lanes), BUILD(KAS_DTYPE_F16, op##_lanes),     \
-                                               BUILD(KAS_DTYPE_BF16, op##_lanes), .invocations = invocation_count};
-
-PLAIN_LANES_CODE(pool, 128)
+/* It does not see the storage type. */
+DECLARE(pool_lanes)
+static const kas_vulkan_code pool_lanes = {BUILD(KAS_DTYPE_F32, pool_lanes), BUILD(KAS_DTYPE_F16, pool_lanes),
+                                           BUILD(KAS_DTYPE_BF16, pool_lanes), .invocations = 128};
 
 #define LANES_ROW(number, text, suffix, ...)                                                                           \
     {.name = #text "_" suffix,                                                                                         \
@@ -133,15 +131,6 @@ MATRIX2_CODE(sparse)
 #define PLAIN_ROW(number, text, ...)                                                                                   \
     {.name = #text "_generic", .op = number, .dtypes = KAS_DTYPES_ALL, ANY_HEAD_DIM, .code = &text##_generic, __VA_ARGS__}
 
-#define PLAIN_LANES_ROW(number, text, ...)                                                                             \
-    {.name = #text "_subgroup",                                                                                        \
-     .op = number,                                                                                                     \
-     .dtypes = KAS_DTYPES_ALL,                                                                                         \
-     ANY_HEAD_DIM,                                                                                                     \
-     .needs = KAS_FEATURE_SUBGROUP,                                                                                    \
-     .code = &text##_lanes,                                                                                            \
-     __VA_ARGS__}
-
 /* f32 asks nothing of the device, 16-bit types want them in storage buffers or go by words. */
 #define TYPED_ROWS(number, text, ...)                                                                                  \
     {.name = #text "_generic",                                                                                         \
@@ -187,7 +176,13 @@ const kas_variant kas_vulkan_variants[] = {
     MATRIX_ROW(KAS_OP_LOGITS, logits, .max_group = 0)
     LANES_ROW(KAS_OP_LOGITS, logits, "subgroup"),
     TYPED_ROWS(KAS_OP_LOGITS, logits),
-    PLAIN_LANES_ROW(KAS_OP_POOL, pool, .block_keys = 4 * 128),
+    {.name = "pool_subgroup",
+     .op = KAS_OP_POOL,
+     .dtypes = KAS_DTYPES_ALL,
+     ANY_HEAD_DIM,
+     .needs = KAS_FEATURE_SUBGROUP,
+     .code = &pool_lanes,
+     .block_keys = 4 * 128},
     PLAIN_ROW(KAS_OP_POOL, pool, .block_keys = GENERIC_INVOCATIONS),
     PLAIN_ROW(KAS_OP_MASS, mass),
 };

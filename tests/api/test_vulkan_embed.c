@@ -14,6 +14,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -767,46 +768,84 @@ static void test_no_features(void **state)
 }
 
 /* llvmpipe ends long loops without a word: what it cannot go through is refused, whole. */
-static void test_loop_turns(void **state)
-{
-    (void)state;
-    need_device();
-    no_faults();
-    enum { KEYS = 34945, DIM = 256 };
-    kas_vulkan_import import = describe_import();
+typedef struct long_call {
     kas_context *context;
     kas_stream *stream;
     kas_session *session;
     kas_buffer *q, *out, *kv;
+    kas_attention args;
+    bool is_llvmpipe;
+} long_call;
+
+enum { LONG_KEYS = 34945, LONG_DIM = 256 };
+
+static void begin_long(long_call *l, uint32_t heads, uint32_t batch, uint32_t queries)
+{
+    kas_vulkan_import import = describe_import();
     kas_device_info info = {.struct_size = sizeof(info)};
-    kas_session_desc desc = {.struct_size = sizeof(desc), .heads = 1, .kv_heads = 1, .head_dim = DIM,
-                             .dtype = KAS_DTYPE_F32, .max_queries = 1, .max_keys = KEYS};
-    check(adopt(&import, &context));
-    check(kas_context_get_info(context, &info));
-    check(kas_stream_create(context, &stream));
-    check(kas_session_create(context, &desc, &session));
-    check(kas_buffer_create(context, DIM * sizeof(float), &q));
-    check(kas_buffer_create(context, DIM * sizeof(float), &out));
-    check(kas_buffer_create(context, (uint64_t)KEYS * DIM * sizeof(float), &kv));
-    kas_attention args = {.struct_size = sizeof(args), .queries = 1, .keys = KEYS - 1, .q = {q}, .k = {kv}, .v = {kv},
-                          .out = {out}};
-    check(kas_attend(session, stream, KAS_PHASE_PREFILL, &args));
-    args.keys = KEYS;
-    kas_status status = kas_attend(session, stream, KAS_PHASE_PREFILL, &args);
-    if (strstr(info.driver, "llvmpipe")) {
-        assert_int_equal(status, KAS_ERROR_LIMIT);
-        assert_non_null(strstr(kas_last_error(), "34945"));
-    } else {
-        assert_int_equal(status, KAS_OK);
-    }
-    check(kas_stream_wait(stream));
-    kas_session_destroy(session);
-    kas_buffer_destroy(q);
-    kas_buffer_destroy(out);
-    kas_buffer_destroy(kv);
-    kas_stream_destroy(stream);
-    kas_context_destroy(context);
+    const kas_session_desc desc = {.struct_size = sizeof(desc), .heads = heads, .kv_heads = 1, .head_dim = LONG_DIM,
+                                   .dtype = KAS_DTYPE_F32, .max_batch = batch, .max_queries = 1,
+                                   .max_decode_queries = queries, .max_keys = LONG_KEYS};
+    const uint64_t row = LONG_DIM * sizeof(float);
+    no_faults();
+    check(adopt(&import, &l->context));
+    check(kas_context_get_info(l->context, &info));
+    check(kas_stream_create(l->context, &l->stream));
+    check(kas_session_create(l->context, &desc, &l->session));
+    check(kas_buffer_create(l->context, heads * queries * row, &l->q));
+    check(kas_buffer_create(l->context, heads * queries * row, &l->out));
+    check(kas_buffer_create(l->context, LONG_KEYS * row, &l->kv));
+    l->args = (kas_attention){.struct_size = sizeof(l->args), .queries = queries, .keys = LONG_KEYS, .q = {l->q},
+                              .k = {l->kv}, .v = {l->kv}, .out = {l->out}};
+    l->is_llvmpipe = strstr(info.driver, "llvmpipe") != NULL;
+}
+
+/* A call that llvmpipe must refuse, with a sentence that has `text`, and other devices take. */
+static void check_refused(long_call *l, kas_phase phase, const char *text)
+{
+    kas_status status = kas_attend(l->session, l->stream, phase, &l->args);
+    assert_int_equal(status, l->is_llvmpipe ? KAS_ERROR_LIMIT : KAS_OK);
+    if (l->is_llvmpipe)
+        assert_non_null(strstr(kas_last_error(), text));
+}
+
+static void end_long(long_call *l)
+{
+    check(kas_stream_wait(l->stream));
+    kas_session_destroy(l->session);
+    kas_buffer_destroy(l->q);
+    kas_buffer_destroy(l->out);
+    kas_buffer_destroy(l->kv);
+    kas_stream_destroy(l->stream);
+    kas_context_destroy(l->context);
     check_nothing_left();
+}
+
+static void test_loop_turns(void **state)
+{
+    (void)state;
+    long_call l;
+    need_device();
+    begin_long(&l, 1, 1, 1);
+    l.args.keys = LONG_KEYS - 1;
+    check(kas_attend(l.session, l.stream, KAS_PHASE_PREFILL, &l.args));
+    l.args.keys = LONG_KEYS;
+    check_refused(&l, KAS_PHASE_PREFILL, "34945");
+    end_long(&l);
+}
+
+/* Decode goes over a split's keys once for each 16 query rows of a kv head. */
+static void test_loop_turns_of_many_rows(void **state)
+{
+    (void)state;
+    long_call l;
+    need_device();
+    begin_long(&l, 32, 64, 8);
+    check_refused(&l, KAS_PHASE_DECODE, "8 queries");
+    l.args.queries = 1;
+    l.args.keys = 1000;
+    check(kas_attend(l.session, l.stream, KAS_PHASE_DECODE, &l.args));
+    end_long(&l);
 }
 
 /* ---- The pipeline cache ----------------------------------------------------------------------------------------- */
@@ -909,6 +948,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_driver_out_of_host_memory), cmocka_unit_test(test_host_out_of_memory),
         cmocka_unit_test(test_device_lost), cmocka_unit_test(test_what_is_missing),
         cmocka_unit_test(test_no_features), cmocka_unit_test(test_loop_turns),
+        cmocka_unit_test(test_loop_turns_of_many_rows),
         cmocka_unit_test(test_pipeline_cache),
         cmocka_unit_test(test_no_device),
     };
