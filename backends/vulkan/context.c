@@ -182,9 +182,11 @@ static void destroy_context(kas_backend_context *context)
     if (context->api.DestroyDevice) {
         kas_vulkan_kernels_destroy(context);
         kas_vulkan_cache_close(context);
+        kas_vulkan_spare_streams_destroy(context);
         kas_vulkan_release_buried(context);
         if (context->empty)
             kas_vulkan_buffer_destroy(context, context->empty);
+        kas_vulkan_blocks_destroy(context);
         if (context->owns_device)
             context->api.DestroyDevice(context->device, NULL);
     }

@@ -56,9 +56,14 @@ kas_status kas_vulkan_device_info(uint32_t index, kas_device_info *info);
 
 /* ---- Contexts --------------------------------------------------------------------------------------------------- */
 
+typedef struct kas_vulkan_block kas_vulkan_block; /* memory that small buffers share */
+
 struct kas_backend_buffer {
     VkBuffer handle;
-    VkDeviceMemory memory; /* VK_NULL_HANDLE: imported */
+    VkDeviceMemory memory;   /* the buffer's own; VK_NULL_HANDLE: imported, or in a block */
+    kas_vulkan_block *block; /* in which it has `units` */
+    uint64_t units;
+    bool imported;
     uint64_t offset;       /* of an imported buffer, within `handle` */
     uint64_t size;         /* bytes of `handle` from `offset` that a kernel may be given */
     kas_backend_buffer *next_buried;
@@ -85,6 +90,9 @@ struct kas_backend_context {
     kas_mutex *lock;       /* everything below */
     uint64_t events;                  /* count of streams that became busy and of buffers that were buried */
     kas_backend_stream *busy_streams; /* of our own, which have unfinished work */
+    kas_backend_stream *spare_streams; /* of our own, destroyed: what they are made of serves the next ones */
+    uint32_t spare_count;
+    kas_vulkan_block *blocks;
     kas_backend_buffer *buried;       /* destroyed while streams were busy; released once those have been idle */
     kas_backend_kernel *kernels;
     VkPipelineCache cache;
@@ -113,6 +121,7 @@ kas_status kas_vulkan_buffer_import(kas_backend_context *context, uint64_t handl
 void kas_vulkan_buffer_destroy(kas_backend_context *context, kas_backend_buffer *buffer);
 void *kas_vulkan_buffer_host(kas_backend_buffer *buffer);
 /* Releases what was destroyed before all busy streams became so; the caller holds context->lock. */
+void kas_vulkan_blocks_destroy(kas_backend_context *context);
 void kas_vulkan_release_buried(kas_backend_context *context);
 
 /* Memory that host and device both reach, mapped for as long as it lives. */
@@ -143,6 +152,8 @@ kas_status kas_vulkan_staging_invalidate(kas_backend_context *context, const kas
 #define KAS_VULKAN_BATCH_WORK 16
 /* Descriptor sets in a pool of an imported command buffer. */
 #define KAS_VULKAN_POOL_SETS 256
+/* Destroyed streams of a context that are kept for the next to be made. */
+#define KAS_VULKAN_SPARE_STREAMS 8
 
 typedef struct kas_vulkan_batch {
     VkCommandBuffer commands;
@@ -170,7 +181,7 @@ struct kas_backend_stream {
     uint32_t work;   /* pieces recorded in it */
     bool busy;       /* stands in context->busy_streams */
     uint64_t busy_since;
-    kas_backend_stream *next_busy;
+    kas_backend_stream *next; /* in busy_streams or spare_streams */
     kas_vulkan_staging staging;
     uint32_t half;           /* of the staging memory, that is being filled */
     uint64_t half_used;      /* bytes of it */
@@ -183,6 +194,7 @@ struct kas_backend_stream {
 kas_status kas_vulkan_stream_create(kas_backend_context *context, bool imported, uint64_t handle,
                                     kas_backend_stream **stream);
 void kas_vulkan_stream_destroy(kas_backend_stream *stream);
+void kas_vulkan_spare_streams_destroy(kas_backend_context *context);
 kas_status kas_vulkan_stream_wait(kas_backend_stream *stream);
 /* Makes sure that stream->commands records. */
 kas_status kas_vulkan_stream_record(kas_backend_stream *stream);

@@ -24,10 +24,10 @@ static uint32_t choose_type(const kas_backend_context *context, uint32_t allowed
     return type;
 }
 
-/* A VkBuffer with memory of its own; nothing is left behind on failure. */
-static kas_status create_backed(kas_backend_context *context, uint64_t size, VkBufferUsageFlags usage,
-                                const VkMemoryPropertyFlags *wishes, uint32_t wish_count, VkBuffer *handle,
-                                VkDeviceMemory *memory, VkMemoryPropertyFlags *properties)
+/* A VkBuffer without memory yet, what memory it needs, and the type of the first wish that such memory fulfils. */
+static kas_status create_bare(kas_backend_context *context, uint64_t size, VkBufferUsageFlags usage,
+                              const VkMemoryPropertyFlags *wishes, uint32_t wish_count, VkBuffer *handle,
+                              VkMemoryRequirements *needs, uint32_t *type)
 {
     VkBufferCreateInfo create = {.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
                                  .size = size,
@@ -35,54 +35,179 @@ static kas_status create_backed(kas_backend_context *context, uint64_t size, VkB
                                  .sharingMode = VK_SHARING_MODE_EXCLUSIVE};
     VkBuffer buffer;
     KAS_VULKAN_TRY(context, CreateBuffer, context->device, &create, NULL, &buffer);
-    VkMemoryRequirements needs;
-    context->api.GetBufferMemoryRequirements(context->device, buffer, &needs);
-    uint32_t type = choose_type(context, needs.memoryTypeBits, wishes, wish_count);
+    context->api.GetBufferMemoryRequirements(context->device, buffer, needs);
+    *type = choose_type(context, needs->memoryTypeBits, wishes, wish_count);
+    if (*type == UINT32_MAX) {
+        context->api.DestroyBuffer(context->device, buffer, NULL);
+        return kas_vulkan_check(context, VK_ERROR_OUT_OF_DEVICE_MEMORY, "vkAllocateMemory");
+    }
+    *handle = buffer;
+    return KAS_OK;
+}
+
+/* Memory for one buffer alone. */
+static kas_status allocate_dedicated(kas_backend_context *context, VkBuffer buffer, uint64_t size, uint32_t type,
+                                     VkDeviceMemory *memory)
+{
     /* Told that the memory is one buffer's, drivers may map it by larger pages: reads of single keys miss less. */
     VkMemoryDedicatedAllocateInfo dedicated = {.sType = VK_STRUCTURE_TYPE_MEMORY_DEDICATED_ALLOCATE_INFO,
                                                .buffer = buffer};
     VkMemoryAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
                                      .pNext = &dedicated,
-                                     .allocationSize = needs.size,
+                                     .allocationSize = size,
                                      .memoryTypeIndex = type};
-    VkDeviceMemory backing = VK_NULL_HANDLE;
-    VkResult result = VK_ERROR_OUT_OF_DEVICE_MEMORY;
-    const char *call = "vkAllocateMemory";
-    if (type != UINT32_MAX)
-        result = context->api.AllocateMemory(context->device, &allocate, NULL, &backing);
-    if (result == VK_SUCCESS) {
-        call = "vkBindBufferMemory";
-        result = context->api.BindBufferMemory(context->device, buffer, backing, 0);
-    }
-    if (result != VK_SUCCESS) {
-        context->api.DestroyBuffer(context->device, buffer, NULL);
+    VkDeviceMemory backing;
+    KAS_VULKAN_TRY(context, AllocateMemory, context->device, &allocate, NULL, &backing);
+    kas_status status =
+        kas_vulkan_check(context, context->api.BindBufferMemory(context->device, buffer, backing, 0),
+                         "vkBindBufferMemory");
+    if (status != KAS_OK) {
         context->api.FreeMemory(context->device, backing, NULL);
-        return kas_vulkan_check(context, result, call);
+        return status;
     }
-    *handle = buffer;
     *memory = backing;
-    *properties = context->memory.memoryTypes[type].propertyFlags;
     return KAS_OK;
+}
+
+/* ---- Blocks ----------------------------------------------------------------------------------------------------- */
+
+/* Small buffers share memory: an allocation takes drivers as long whatever its size, and devices may allow no more than
+   4,096 of them. */
+#define BLOCK_UNIT (32ull << 10)
+#define BLOCK_UNITS 64u
+#define BLOCK_MOST (8 * BLOCK_UNIT) /* bytes of a buffer that lives in a block */
+
+struct kas_vulkan_block {
+    kas_vulkan_block *next;
+    VkDeviceMemory memory;
+    uint32_t type;
+    uint64_t taken; /* a bit a unit */
+};
+
+static uint64_t unit_bits(uint32_t first, uint32_t units)
+{
+    return ((1ull << units) - 1) << first;
+}
+
+/* The first of so many free units side by side, BLOCK_UNITS without them. */
+static uint32_t find_room(const kas_vulkan_block *block, uint32_t units)
+{
+    uint32_t first = 0;
+    while (first + units <= BLOCK_UNITS && (block->taken & unit_bits(first, units)))
+        first++;
+    return first + units <= BLOCK_UNITS ? first : BLOCK_UNITS;
+}
+
+static kas_status add_block(kas_backend_context *context, uint32_t type)
+{
+    VkMemoryAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
+                                     .allocationSize = BLOCK_UNIT * BLOCK_UNITS,
+                                     .memoryTypeIndex = type};
+    kas_vulkan_block *block = kas_alloc(1, sizeof(*block));
+    if (!block)
+        return kas_fail_memory();
+    VkResult result = context->api.AllocateMemory(context->device, &allocate, NULL, &block->memory);
+    if (result != VK_SUCCESS) {
+        kas_release(block);
+        return kas_vulkan_check(context, result, "vkAllocateMemory");
+    }
+    block->type = type;
+    block->next = context->blocks;
+    context->blocks = block;
+    return KAS_OK;
+}
+
+static kas_status take_units(kas_backend_context *context, uint32_t type, uint32_t units, kas_backend_buffer *buffer)
+{
+    kas_vulkan_block *block = context->blocks;
+    while (block && (block->type != type || find_room(block, units) == BLOCK_UNITS))
+        block = block->next;
+    if (!block) {
+        KAS_TRY(add_block(context, type));
+        block = context->blocks;
+    }
+    uint32_t first = find_room(block, units);
+    block->taken |= unit_bits(first, units);
+    buffer->block = block;
+    buffer->units = unit_bits(first, units);
+    return kas_vulkan_check(context,
+                            context->api.BindBufferMemory(context->device, buffer->handle, block->memory,
+                                                          first * BLOCK_UNIT),
+                            "vkBindBufferMemory");
+}
+
+/* One empty block is kept for the next buffer. */
+static void give_units(kas_backend_context *context, kas_backend_buffer *buffer)
+{
+    buffer->block->taken &= ~buffer->units;
+    bool kept = false;
+    for (kas_vulkan_block **link = &context->blocks; *link;) {
+        kas_vulkan_block *block = *link;
+        if (block->taken == 0 && kept) {
+            *link = block->next;
+            context->api.FreeMemory(context->device, block->memory, NULL);
+            kas_release(block);
+            continue;
+        }
+        kept = kept || block->taken == 0;
+        link = &block->next;
+    }
+}
+
+void kas_vulkan_blocks_destroy(kas_backend_context *context)
+{
+    while (context->blocks) {
+        kas_vulkan_block *block = context->blocks;
+        context->blocks = block->next;
+        context->api.FreeMemory(context->device, block->memory, NULL);
+        kas_release(block);
+    }
 }
 
 /* ---- Buffers ---------------------------------------------------------------------------------------------------- */
 
-kas_status kas_vulkan_buffer_create(kas_backend_context *context, uint64_t size, kas_backend_buffer **buffer)
+/* The caller holds the context's lock. */
+static void release_buffer(kas_backend_context *context, kas_backend_buffer *buffer)
+{
+    if (!buffer->imported) {
+        context->api.DestroyBuffer(context->device, buffer->handle, NULL);
+        context->api.FreeMemory(context->device, buffer->memory, NULL);
+    }
+    if (buffer->block)
+        give_units(context, buffer);
+    kas_release(buffer);
+}
+
+static kas_status back_buffer(kas_backend_context *context, kas_backend_buffer *buffer)
 {
     static const VkMemoryPropertyFlags wishes[] = {VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, 0};
+    VkMemoryRequirements needs;
+    uint32_t type;
+    KAS_TRY(create_bare(context, buffer->size,
+                        VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
+                            VK_BUFFER_USAGE_TRANSFER_DST_BIT,
+                        wishes, KAS_COUNT(wishes), &buffer->handle, &needs, &type));
+    if (needs.size > BLOCK_MOST || needs.alignment > BLOCK_UNIT)
+        return allocate_dedicated(context, buffer->handle, needs.size, type, &buffer->memory);
+    kas_mutex_lock(context->lock);
+    kas_status status = take_units(context, type, (uint32_t)kas_div_up(needs.size, BLOCK_UNIT), buffer);
+    kas_mutex_unlock(context->lock);
+    return status;
+}
+
+kas_status kas_vulkan_buffer_create(kas_backend_context *context, uint64_t size, kas_backend_buffer **buffer)
+{
     KAS_TRY(kas_vulkan_usable(context));
     kas_backend_buffer *b = kas_alloc(1, sizeof(*b));
     if (!b)
         return kas_fail_memory();
     /* Kernels read whole words, also the last one. */
     b->size = kas_round_up(size, 16);
-    VkMemoryPropertyFlags properties;
-    kas_status status = create_backed(context, b->size,
-                                      VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
-                                          VK_BUFFER_USAGE_TRANSFER_DST_BIT,
-                                      wishes, KAS_COUNT(wishes), &b->handle, &b->memory, &properties);
+    kas_status status = back_buffer(context, b);
     if (status != KAS_OK) {
-        kas_release(b);
+        kas_mutex_lock(context->lock);
+        release_buffer(context, b);
+        kas_mutex_unlock(context->lock);
         return status;
     }
     *buffer = b;
@@ -101,19 +226,11 @@ kas_status kas_vulkan_buffer_import(kas_backend_context *context, uint64_t handl
     /* A VkBuffer is a pointer on some machines and an integer on others; both have 8 bytes where this runs. */
     _Static_assert(sizeof(b->handle) == sizeof(handle), "a VkBuffer has 64 bits");
     memcpy(&b->handle, &handle, sizeof(handle));
+    b->imported = true;
     b->offset = offset;
     b->size = size;
     *buffer = b;
     return KAS_OK;
-}
-
-static void release_buffer(kas_backend_context *context, kas_backend_buffer *buffer)
-{
-    if (buffer->memory) {
-        context->api.DestroyBuffer(context->device, buffer->handle, NULL);
-        context->api.FreeMemory(context->device, buffer->memory, NULL);
-    }
-    kas_release(buffer);
 }
 
 /* Work of a stream that nobody waited for may still use the buffer: it is then released once those that are busy now
@@ -134,7 +251,7 @@ void kas_vulkan_buffer_destroy(kas_backend_context *context, kas_backend_buffer 
 void kas_vulkan_release_buried(kas_backend_context *context)
 {
     uint64_t oldest = UINT64_MAX;
-    for (const kas_backend_stream *s = context->busy_streams; s; s = s->next_busy)
+    for (const kas_backend_stream *s = context->busy_streams; s; s = s->next)
         oldest = s->busy_since < oldest ? s->busy_since : oldest;
     for (kas_backend_buffer **link = &context->buried; *link;) {
         kas_backend_buffer *buffer = *link;
@@ -156,6 +273,14 @@ void *kas_vulkan_buffer_host(kas_backend_buffer *buffer)
 
 /* ---- Staging ---------------------------------------------------------------------------------------------------- */
 
+static kas_status map_staging(kas_backend_context *context, kas_vulkan_staging *staging)
+{
+    void *mapped;
+    KAS_VULKAN_TRY(context, MapMemory, context->device, staging->memory, 0, VK_WHOLE_SIZE, 0, &mapped);
+    staging->mapped = mapped;
+    return KAS_OK;
+}
+
 kas_status kas_vulkan_staging_create(kas_backend_context *context, uint64_t size, kas_vulkan_staging *staging)
 {
     static const VkMemoryPropertyFlags wishes[] = {
@@ -164,17 +289,18 @@ kas_status kas_vulkan_staging_create(kas_backend_context *context, uint64_t size
         VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT,
     };
     kas_vulkan_staging s = {.size = size};
-    VkMemoryPropertyFlags properties;
-    KAS_TRY(create_backed(context, size, VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT, wishes,
-                          KAS_COUNT(wishes), &s.handle, &s.memory, &properties));
-    s.coherent = (properties & VK_MEMORY_PROPERTY_HOST_COHERENT_BIT) != 0;
-    void *mapped;
-    VkResult result = context->api.MapMemory(context->device, s.memory, 0, VK_WHOLE_SIZE, 0, &mapped);
-    if (result != VK_SUCCESS) {
+    VkMemoryRequirements needs;
+    uint32_t type;
+    KAS_TRY(create_bare(context, size, VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT, wishes,
+                        KAS_COUNT(wishes), &s.handle, &needs, &type));
+    s.coherent = (context->memory.memoryTypes[type].propertyFlags & VK_MEMORY_PROPERTY_HOST_COHERENT_BIT) != 0;
+    kas_status status = allocate_dedicated(context, s.handle, needs.size, type, &s.memory);
+    if (status == KAS_OK)
+        status = map_staging(context, &s);
+    if (status != KAS_OK) {
         kas_vulkan_staging_destroy(context, &s);
-        return kas_vulkan_check(context, result, "vkMapMemory");
+        return status;
     }
-    s.mapped = mapped;
     *staging = s;
     return KAS_OK;
 }

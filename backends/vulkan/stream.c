@@ -58,13 +58,30 @@ static kas_status create_batches(kas_backend_stream *stream)
     return KAS_OK;
 }
 
+static kas_backend_stream *take_spare(kas_backend_context *context)
+{
+    kas_mutex_lock(context->lock);
+    kas_backend_stream *stream = context->spare_streams;
+    if (stream) {
+        context->spare_streams = stream->next;
+        context->spare_count--;
+    }
+    kas_mutex_unlock(context->lock);
+    return stream;
+}
+
 kas_status kas_vulkan_stream_create(kas_backend_context *context, bool imported, uint64_t handle,
                                     kas_backend_stream **stream)
 {
     KAS_TRY(kas_vulkan_usable(context));
     if (imported && handle == 0)
         return kas_fail(KAS_ERROR_INVALID_ARGUMENT, "the VkCommandBuffer to import is NULL");
-    kas_backend_stream *s = kas_alloc(1, sizeof(*s));
+    kas_backend_stream *s = imported ? NULL : take_spare(context);
+    if (s) {
+        *stream = s;
+        return KAS_OK;
+    }
+    s = kas_alloc(1, sizeof(*s));
     if (!s)
         return kas_fail_memory();
     s->context = context;
@@ -88,7 +105,7 @@ static void become_busy(kas_backend_stream *stream)
     stream->busy = true;
     kas_mutex_lock(c->lock);
     stream->busy_since = ++c->events;
-    stream->next_busy = c->busy_streams;
+    stream->next = c->busy_streams;
     c->busy_streams = stream;
     kas_mutex_unlock(c->lock);
 }
@@ -102,18 +119,15 @@ static void become_idle(kas_backend_stream *stream)
     kas_mutex_lock(c->lock);
     kas_backend_stream **link = &c->busy_streams;
     while (*link != stream)
-        link = &(*link)->next_busy;
-    *link = stream->next_busy;
+        link = &(*link)->next;
+    *link = stream->next;
     kas_vulkan_release_buried(c);
     kas_mutex_unlock(c->lock);
 }
 
-static void destroy_own(kas_backend_stream *stream)
+static void release_own(kas_backend_stream *stream)
 {
     kas_backend_context *c = stream->context;
-    /* Whatever went wrong, the device is done with the stream after this: it has finished, or is lost. */
-    (void)kas_vulkan_stream_wait(stream);
-    become_idle(stream);
     for (uint32_t i = 0; i < KAS_VULKAN_BATCHES; i++) {
         c->api.DestroyFence(c->device, stream->batches[i].fence, NULL);
         c->api.DestroyDescriptorPool(c->device, stream->batches[i].descriptors, NULL);
@@ -121,6 +135,41 @@ static void destroy_own(kas_backend_stream *stream)
     c->api.DestroyCommandPool(c->device, stream->pool, NULL);
     if (stream->staging.handle)
         kas_vulkan_staging_destroy(c, &stream->staging);
+    kas_release(stream);
+}
+
+/* Drivers take milliseconds to make and to release what a stream consists of: a few are kept. */
+static bool keep_spare(kas_backend_stream *stream)
+{
+    kas_backend_context *c = stream->context;
+    kas_mutex_lock(c->lock);
+    bool kept = c->spare_count < KAS_VULKAN_SPARE_STREAMS;
+    if (kept) {
+        stream->next = c->spare_streams;
+        c->spare_streams = stream;
+        c->spare_count++;
+    }
+    kas_mutex_unlock(c->lock);
+    return kept;
+}
+
+static void destroy_own(kas_backend_stream *stream)
+{
+    /* Whatever went wrong, the device is done with the stream after this: it has finished, or is lost. */
+    bool finished = kas_vulkan_stream_wait(stream) == KAS_OK;
+    become_idle(stream);
+    bool is_whole = stream->batches[KAS_VULKAN_BATCHES - 1].descriptors != VK_NULL_HANDLE; /* the last that is made */
+    if (!finished || !is_whole || !keep_spare(stream))
+        release_own(stream);
+}
+
+void kas_vulkan_spare_streams_destroy(kas_backend_context *context)
+{
+    while (context->spare_streams) {
+        kas_backend_stream *stream = context->spare_streams;
+        context->spare_streams = stream->next;
+        release_own(stream);
+    }
 }
 
 static void destroy_imported(kas_backend_stream *stream)
@@ -132,6 +181,7 @@ static void destroy_imported(kas_backend_stream *stream)
         c->api.DestroyDescriptorPool(c->device, pool->descriptors, NULL);
         kas_release(pool);
     }
+    kas_release(stream);
 }
 
 void kas_vulkan_stream_destroy(kas_backend_stream *stream)
@@ -140,7 +190,6 @@ void kas_vulkan_stream_destroy(kas_backend_stream *stream)
         destroy_imported(stream);
     else
         destroy_own(stream);
-    kas_release(stream);
 }
 
 /* ---- Recording and submitting ----------------------------------------------------------------------------------- */

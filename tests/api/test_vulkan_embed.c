@@ -848,6 +848,48 @@ static void test_loop_turns_of_many_rows(void **state)
     end_long(&l);
 }
 
+/* Allocations are slow and few: small buffers share them, and a stream takes over what a destroyed one was made of. */
+static void test_memory_is_shared(void **state)
+{
+    (void)state;
+    enum { SMALL = 200, SIZE = 100000 };
+    kas_vulkan_import import = describe_import();
+    kas_context *context;
+    kas_buffer *buffers[SMALL];
+    kas_stream *stream, *other;
+    char wrote[SIZE], read[SIZE];
+    need_device();
+    no_faults();
+    check(adopt(&import, &context));
+    check(kas_stream_create(context, &stream));
+    int before = objects;
+    for (int i = 0; i < SMALL; i++)
+        check(kas_buffer_create(context, SIZE, &buffers[i]));
+    assert_in_range(objects - before, SMALL, SMALL + SMALL / 8);
+    for (int i = 0; i < SMALL; i++) {
+        memset(wrote, i, SIZE);
+        check(kas_buffer_write(stream, buffers[i], 0, wrote, SIZE));
+    }
+    for (int i = 0; i < SMALL; i++) {
+        memset(wrote, i, SIZE);
+        check(kas_buffer_read(stream, buffers[i], 0, read, SIZE));
+        assert_memory_equal(read, wrote, SIZE);
+    }
+    for (int i = 0; i < SMALL; i++)
+        kas_buffer_destroy(buffers[i]);
+    assert_in_range(objects - before, 0, 3); /* an empty block, and the stream's staging memory */
+    kas_stream_destroy(stream);
+    before = objects;
+    check(kas_stream_create(context, &stream));
+    assert_int_equal(objects, before);
+    check(kas_stream_create(context, &other));
+    assert_true(objects > before);
+    kas_stream_destroy(stream);
+    kas_stream_destroy(other);
+    kas_context_destroy(context);
+    check_nothing_left();
+}
+
 /* ---- The pipeline cache ----------------------------------------------------------------------------------------- */
 
 typedef struct cache_memory {
@@ -949,6 +991,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_device_lost), cmocka_unit_test(test_what_is_missing),
         cmocka_unit_test(test_no_features), cmocka_unit_test(test_loop_turns),
         cmocka_unit_test(test_loop_turns_of_many_rows),
+        cmocka_unit_test(test_memory_is_shared),
         cmocka_unit_test(test_pipeline_cache),
         cmocka_unit_test(test_no_device),
     };
