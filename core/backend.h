@@ -28,6 +28,9 @@
  *               candidates from q, k and lse, summed over pool_heads kv heads. With KAS_CALL_OWN_LSE (see own_lse_keys)
  *               lse is not bound: the row finds it on its way.
  * select        x tile, y active rows. The `keep` best of a tile's scores in ascending key order.
+ * select_split  x split of the candidates, y active rows. Decode: what select makes, in KAS_SELECT_STEPS launches (see
+ *               KAS_CALL_SELECT_STEP) that leave each other what the splits counted. Optional: without a row, and where
+ *               lists keep the device busy, select does it.
  * sparse        x tile * query blocks + query block (block_queries; 0: the whole tile), y kv heads (or heads).
  *               Attention over list and own keys, out and lse.
  * attend_split  x split, y kv heads. Decode: a split's partial result for R heads and all query tokens.
@@ -61,7 +64,8 @@
     X(KAS_OP_POOL, "pool")                                                                                             \
     X(KAS_OP_PUBLISH, "publish")                                                                                       \
     X(KAS_OP_MASS, "mass")                                                                                             \
-    X(KAS_OP_ANCHOR, "anchor")
+    X(KAS_OP_ANCHOR, "anchor")                                                                                         \
+    X(KAS_OP_SELECT_SPLIT, "select_split")
 
 typedef enum kas_op {
 #define KAS_OP_ENUM(name, text) name,

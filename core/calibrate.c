@@ -295,7 +295,7 @@ static kas_status measure_chunk(kas_work *work, const kas_piece *piece, void *us
     KAS_TRY(reserve_mass(calibrator, piece->tile_count));
     KAS_TRY(kas_launch_lse(work, piece, none, &job->lse, NULL));
     KAS_TRY(kas_launch_scores(work, piece, none, rows, 0, &job->lse, &job->scores, job->score_stride));
-    KAS_TRY(kas_launch_select(work, piece, none, rows, &job->scores, job->score_stride, &own));
+    KAS_TRY(kas_launch_select(work, piece, NULL, none, rows, &job->scores, job->score_stride, &own));
     KAS_TRY(read_mass(job, work, piece, layer, calibrator->own_mass));
     fold_chunk(job, piece, layer, calibrator->own_mass);
     fold_coverage(job, piece);

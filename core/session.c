@@ -10,6 +10,8 @@
 #include <string.h>
 
 #define MOST_BATCH 65535u
+/* Keys of a list that is split: fewer take one work group less time than the launches of select_split. */
+#define LEAST_SPLIT_SELECTION 32768u
 
 _Static_assert(sizeof(kas_call) <= 128, "a call block must fit the push constants of every Vulkan device");
 _Static_assert(sizeof(kas_session_block) % 4 == 0, "the tables behind the block are words");
@@ -187,6 +189,22 @@ static const kas_variant *find_team(const kas_session *session, const kas_kernel
     return kas_variant_find(session->context, KAS_OP_ANCHOR, spec, false);
 }
 
+/*
+ * Whether select_split is to make lists, and from how many keys on: its launches take longer than the single work group
+ * of select where a list is short. Never without a row, nor for whoever prefers a row of select; at any length for
+ * whoever prefers one of select_split, so that it can be measured and tested.
+ */
+static void fill_selection(kas_session *session, const kas_kernel_spec *spec)
+{
+    const kas_context *context = session->context;
+    bool asked = kas_variant_find(context, KAS_OP_SELECT_SPLIT, spec, true);
+    if (!kas_variant_find(context, KAS_OP_SELECT_SPLIT, spec, false) ||
+        (!asked && kas_variant_find(context, KAS_OP_SELECT, spec, true)))
+        return;
+    session->shape.select_groups = asked ? UINT32_MAX : enough_groups(context, 1);
+    session->shape.select_keys = asked ? 1 : LEAST_SPLIT_SELECTION;
+}
+
 static void fill_shape(kas_session *session, const kas_session_desc *desc)
 {
     const kas_session_block *block = &session->block;
@@ -215,6 +233,7 @@ static void fill_shape(kas_session *session, const kas_session_desc *desc)
         .team = team ? team->team : 0,
         .team_keys = team ? team->team_keys : 0,
     };
+    fill_selection(session, &spec);
     memcpy(session->shape.group_limit, info->max_group_count, sizeof(info->max_group_count));
 }
 
@@ -350,10 +369,12 @@ static kas_status size_phase(kas_session *session, kas_phase phase, uint64_t lim
         uint32_t score_splits = kas_most_score_splits(shape);
         if (shape->team)
             score_splits = kas_max_u32(score_splits, kas_plan_team(shape, shape->max_keys, 1).splits);
+        kas_splits select = kas_plan_select_splits(shape, shape->max_keys);
+        uint32_t select_splits = select.splits > 1 ? select.splits : 0;
         kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true, splits,
-                        score_splits, UINT64_MAX, &whole);
+                        score_splits, select_splits, UINT64_MAX, &whole);
         fits = kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true,
-                               splits, score_splits, limit, &fitted);
+                               splits, score_splits, select_splits, limit, &fitted);
     }
     if (!fits)
         return kas_fail(KAS_ERROR_LIMIT, "scratch_limit is %llu bytes, the smallest piece of a %s takes %llu",
@@ -446,9 +467,20 @@ static kas_status upload_tables(kas_session *session, const kas_plan *plan)
     return status;
 }
 
+/* Whether others do the operation where no row of it loads. */
+static bool has_substitute(kas_op op)
+{
+    return op == KAS_OP_ANCHOR || op == KAS_OP_SELECT_SPLIT;
+}
+
+static bool splits_selection(const kas_session *session)
+{
+    return kas_plan_select_splits(&session->shape, session->shape.max_keys).splits > 1;
+}
+
 /*
  * A session with a plan needs every operation that layers are made of: all but mass, which serves calibration, and
- * publish and anchor, for which a chain of others does. One without uses single operations, and a device may have rows
+ * publish, anchor and select_split, for which others do. One without uses single operations, and a device may have rows
  * for some of them only: what is missing answers when it is called (see kas_work_launch).
  */
 static kas_status load_kernels(kas_session *session, bool complete)
@@ -459,7 +491,8 @@ static kas_status load_kernels(kas_session *session, bool complete)
     for (int op = 0; op < KAS_OP_COUNT; op++) {
         kas_loaded_kernel *loaded = &session->kernels[op];
         if ((complete && op == KAS_OP_MASS) || (!complete && op == KAS_OP_PUBLISH) ||
-            (op == KAS_OP_ANCHOR && !(complete && session->shape.team)))
+            (op == KAS_OP_ANCHOR && !(complete && session->shape.team)) ||
+            (op == KAS_OP_SELECT_SPLIT && !splits_selection(session)))
             continue;
         kas_status status = kas_variant_load(session->context, (kas_op)op, &spec, session->estimated, &loaded->variant,
                                              &loaded->kernel);
@@ -468,7 +501,8 @@ static kas_status load_kernels(kas_session *session, bool complete)
             found++;
         else if (op == KAS_OP_PUBLISH && status == KAS_ERROR_UNSUPPORTED)
             continue;
-        else if ((complete && op != KAS_OP_ANCHOR) || (status != KAS_ERROR_UNSUPPORTED && status != KAS_ERROR_DRIVER))
+        else if ((complete && !has_substitute((kas_op)op)) ||
+                 (status != KAS_ERROR_UNSUPPORTED && status != KAS_ERROR_DRIVER))
             return status;
         else
             missing = status;

@@ -1,12 +1,16 @@
 /* tiling.c - tiles, kv splits, query chunks and scratch sections as pure integer functions. */
 #include "tiling.h"
 
+#include "kernel/blocks.h"
 #include "session.h"
 
 /* Shorter splits spend more time on partial results than they gain in parallel work. */
 #define LEAST_SPLIT_KEYS 256u
 #define SPLIT_KEYS_MULTIPLE 64u
 #define MOST_SPLITS 256u
+/* Every split reads the counts of all. */
+#define MOST_SELECT_SPLITS 16u
+#define LEAST_SELECT_SPLIT_KEYS 8192u
 /* So many times what the device holds, so that some teams read keys while others choose among theirs. */
 #define TEAM_ROUNDS 4u
 
@@ -77,6 +81,18 @@ kas_splits kas_plan_team(const kas_shape *shape, uint32_t keys, uint32_t rows)
     return (kas_splits){splits, (uint32_t)kas_round_up(kas_div_up(keys, splits), SPLIT_KEYS_MULTIPLE)};
 }
 
+kas_splits kas_plan_select_splits(const kas_shape *shape, uint32_t keys)
+{
+    uint32_t lists = shape->split_groups / shape->kv_heads * shape->list_rows;
+    /* Shorter splits are for tests alone, which ask for this operation whatever the length. */
+    uint32_t least = kas_min_u32(LEAST_SELECT_SPLIT_KEYS, kas_max_u32(shape->select_keys, SPLIT_KEYS_MULTIPLE));
+    uint32_t splits = kas_min_u32(shape->select_groups / lists, kas_min_u32(MOST_SELECT_SPLITS, keys / least));
+    if (splits < 2 || keys < shape->select_keys)
+        return (kas_splits){1, keys};
+    uint32_t split_keys = (uint32_t)kas_round_up(kas_div_up(keys, splits), SPLIT_KEYS_MULTIPLE);
+    return (kas_splits){(uint32_t)kas_div_up(keys, split_keys), split_keys};
+}
+
 uint32_t kas_score_stride(uint32_t keys)
 {
     return (uint32_t)kas_round_up(keys, 64);
@@ -127,18 +143,20 @@ bool kas_plan_prefill(const kas_shape *shape, uint32_t batch, uint32_t queries, 
 }
 
 bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t stride, uint32_t rows,
-                     bool scores, uint32_t attend_splits, uint32_t score_splits, uint64_t capacity,
-                     kas_scratch_plan *plan)
+                     bool scores, uint32_t attend_splits, uint32_t score_splits, uint32_t select_splits,
+                     uint64_t capacity, kas_scratch_plan *plan)
 {
     uint64_t query_rows = (uint64_t)shape->heads * queries;
     uint64_t scored_rows = (uint64_t)rows * shape->pool_heads * shape->group * queries;
+    uint64_t partial_rows = query_rows * attend_splits, sum_rows = scored_rows * score_splits;
+    /* Counts of select_split lie where the sums of its scores were. */
+    uint64_t sums = 2 * sizeof(float) * (partial_rows > sum_rows ? partial_rows : sum_rows);
+    uint64_t counts = (uint64_t)rows * select_splits * KAS_SELECT_WORDS * sizeof(uint32_t);
     uint64_t sizes[4] = {
         scores ? (uint64_t)rows * stride * sizeof(float) : 0,
         scored_rows * stride * sizeof(float),
-        query_rows * attend_splits * shape->head_dim * sizeof(float),
-        2 * sizeof(float) *
-            (query_rows * attend_splits > scored_rows * score_splits ? query_rows * attend_splits
-                                                                     : scored_rows * score_splits),
+        partial_rows * shape->head_dim * sizeof(float),
+        sums > counts ? sums : counts,
     };
     uint32_t sequences = kas_min_u32(batch, shape->group_limit[2]);
     uint64_t sum = 0;

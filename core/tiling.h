@@ -20,6 +20,8 @@ typedef struct kas_shape {
     uint32_t enough_score_groups; /* of logits */
     bool waves;                   /* these are what the device runs at once */
     uint32_t team, team_keys;     /* see kas_variant; 0: no teams */
+    uint32_t select_groups;       /* work groups of select_split that keep the device busy; 0: it is not used */
+    uint32_t select_keys;         /* fewer keys than this are not split */
 } kas_shape;
 
 /* Tiles that a call's sequences can touch. ragged: lengths lie on the device, so any offset is possible. */
@@ -47,6 +49,12 @@ uint32_t kas_most_score_splits(const kas_shape *shape);
 /* Splits of the teams that make `rows` lists of each sequence: a power of two. */
 kas_splits kas_plan_team(const kas_shape *shape, uint32_t keys, uint32_t rows);
 
+/*
+ * Splits of the selection from `keys` keys; one where select does it. Every step of select_split is a launch of its own
+ * and reads the keys once, so that it gains where work groups would be fewer than the device runs, and lists long.
+ */
+kas_splits kas_plan_select_splits(const kas_shape *shape, uint32_t keys);
+
 /* Scratch of a chain: sections by byte offset, and how many sequences and tiles a launch may take to fit. */
 typedef struct kas_scratch_plan {
     uint32_t sequences;                            /* of a launch */
@@ -68,10 +76,10 @@ bool kas_plan_prefill(const kas_shape *shape, uint32_t batch, uint32_t queries, 
 
 /*
  * Decode likewise: partial results of `attend` splits (0: none) and, with rows, logits of `score` splits in rows of
- * `stride` floats. scores: the chain needs a section for them.
+ * `stride` floats. scores: the chain needs a section for them. select: splits of select_split, 0 for none.
  */
 bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t stride, uint32_t rows,
-                     bool scores, uint32_t attend_splits, uint32_t score_splits, uint64_t capacity,
-                     kas_scratch_plan *plan);
+                     bool scores, uint32_t attend_splits, uint32_t score_splits, uint32_t select_splits,
+                     uint64_t capacity, kas_scratch_plan *plan);
 
 #endif

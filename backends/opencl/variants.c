@@ -5,8 +5,8 @@
 
 /* One text a file in kernels/. */
 extern const unsigned char kas_cl_text_attend[], kas_cl_text_lse[], kas_cl_text_scores[], kas_cl_text_select[],
-    kas_cl_text_sparse[], kas_cl_text_attend_split[], kas_cl_text_sparse_split[], kas_cl_text_merge[],
-    kas_cl_text_logits[], kas_cl_text_pool[], kas_cl_text_mass[];
+    kas_cl_text_select_split[], kas_cl_text_sparse[], kas_cl_text_attend_split[], kas_cl_text_sparse_split[],
+    kas_cl_text_merge[], kas_cl_text_logits[], kas_cl_text_pool[], kas_cl_text_mass[];
 
 #define BY_ELEMENT (KAS_CL_BY_DTYPE | KAS_CL_BY_HEAD_DIM)
 
@@ -68,6 +68,7 @@ enum {
     POOL_ITEMS = 256,
     POOL_KEYS = 1024,
     SELECT_ITEMS = 256,
+    SELECT_SPLIT_ITEMS = 512,
     MASS_ITEMS = 64
 };
 
@@ -81,6 +82,8 @@ static const kas_cl_code attend_generic = ROWS(attend);
 static const kas_cl_code lse_generic = ROWS(lse);
 static const kas_cl_code scores_generic = ROWS(scores);
 static const kas_cl_code select_generic = {kas_cl_text_select, SELECT_ITEMS, 0, KAS_CL_ENGINE_ROWS, NULL};
+static const kas_cl_code select_split_generic = {kas_cl_text_select_split, SELECT_SPLIT_ITEMS, 0, KAS_CL_ENGINE_ROWS,
+                                                 NULL};
 static const kas_cl_code sparse_generic = ROWS(sparse);
 static const kas_cl_code attend_split_generic = ROWS(attend_split);
 static const kas_cl_code sparse_split_generic = ROWS(sparse_split);
@@ -116,6 +119,7 @@ const kas_variant kas_cl_variants[KAS_CL_VARIANT_COUNT] = {
     {GENERIC_ROW, .op = KAS_OP_LSE, .block_queries = ROWS_QUERIES, .code = &lse_generic},
     {GENERIC_ROW, .op = KAS_OP_SCORES, .block_keys = ROWS_ITEMS, .code = &scores_generic},
     {GENERIC_ROW, .op = KAS_OP_SELECT, .code = &select_generic},
+    {.name = "split", ANY_SHAPE, .op = KAS_OP_SELECT_SPLIT, .code = &select_split_generic},
     {GENERIC_ROW, .op = KAS_OP_SPARSE, .block_queries = ROWS_QUERIES, .code = &sparse_generic},
     {GENERIC_ROW, .op = KAS_OP_ATTEND_SPLIT, .code = &attend_split_generic},
     {GENERIC_ROW, .op = KAS_OP_SPARSE_SPLIT, .code = &sparse_split_generic},

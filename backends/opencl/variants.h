@@ -4,7 +4,7 @@
 
 #include "core/backend.h"
 
-#define KAS_CL_VARIANT_COUNT 30
+#define KAS_CL_VARIANT_COUNT 31
 
 extern const kas_variant kas_cl_variants[KAS_CL_VARIANT_COUNT];
 

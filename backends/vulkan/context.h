@@ -253,11 +253,11 @@ void kas_vulkan_cache_close(kas_backend_context *context);
 
 /* KAS_VULKAN_HAVE_MATRIX, KAS_VULKAN_HAVE_MATRIX2: a shader compiler of this build knows the extension. */
 #if defined(KAS_VULKAN_HAVE_MATRIX2)
-#define KAS_VULKAN_VARIANT_COUNT 44
+#define KAS_VULKAN_VARIANT_COUNT 45
 #elif defined(KAS_VULKAN_HAVE_MATRIX)
-#define KAS_VULKAN_VARIANT_COUNT 42
+#define KAS_VULKAN_VARIANT_COUNT 43
 #else
-#define KAS_VULKAN_VARIANT_COUNT 35
+#define KAS_VULKAN_VARIANT_COUNT 36
 #endif
 extern const kas_variant kas_vulkan_variants[KAS_VULKAN_VARIANT_COUNT];
 

@@ -63,6 +63,13 @@ DECLARE(pool_lanes)
 static const kas_vulkan_code pool_lanes = {BUILD(KAS_DTYPE_F32, pool_lanes), BUILD(KAS_DTYPE_F16, pool_lanes),
                                            BUILD(KAS_DTYPE_BF16, pool_lanes), .invocations = 128};
 
+/* ---- Rows in large work groups, which a device may not have ------------------------------------------------------ */
+
+DECLARE(select_split)
+static const kas_vulkan_code select_split_generic = {
+    BUILD(KAS_DTYPE_F32, select_split), BUILD(KAS_DTYPE_F16, select_split), BUILD(KAS_DTYPE_BF16, select_split),
+    .invocations = 512};
+
 #define LANES_ROW(number, text, suffix, ...)                                                                           \
     {.name = #text "_" suffix,                                                                                         \
      .op = number,                                                                                                     \
@@ -159,6 +166,7 @@ const kas_variant kas_vulkan_variants[] = {
     MATRIX_ROW(KAS_OP_SCORES, scores, .block_keys = 2048)
     TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
     PLAIN_ROW(KAS_OP_SELECT, select),
+    PLAIN_ROW(KAS_OP_SELECT_SPLIT, select_split),
     MATRIX2_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     MATRIX_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     TYPED_ROWS(KAS_OP_SPARSE, sparse, .block_queries = 16, .per_head = true),

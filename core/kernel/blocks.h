@@ -30,7 +30,8 @@
                                  KAS_SLOT_PART_ML */
 #define KAS_SLOT_PART_O 14    /* f32 [z][head][query][split][head_dim]: a split's output, normalised by itself */
 #define KAS_SLOT_PART_ML 15   /* f32 [z][head][query][split][2]: a split's greatest logit and sum of exponentials;
-                                 in mass f32 [z][row][tile][list_rows + 1]: sums of scores */
+                                 in mass f32 [z][row][tile][list_rows + 1]: sums of scores; in select_split
+                                 u32 [z][row][split][KAS_SELECT_WORDS]: what a split counted */
 #define KAS_SLOT_STATUS 16    /* u32 [1]: KAS_CHECK_* bits, set with an atomic or */
 #define KAS_SLOT_COUNT 17
 
@@ -52,6 +53,20 @@
 
 #define KAS_CALL_OWN_LSE (1u << 14) /* scores: no log-sum-exp is given */
 #define KAS_CALL_DENSE (1u << 15)   /* publish: the output is over all causal keys */
+#define KAS_CALL_STEP_AT 16         /* select_split: the two bits from here on hold the step */
+#define KAS_CALL_SELECT_STEP(flags) ((flags) >> KAS_CALL_STEP_AT & 3u)
+
+/*
+ * select_split cuts sort keys into digits, the first the highest bits. Step s adds up what the splits counted of digit
+ * s - 1, and with it knows the bits that the least kept key begins with; of the keys that begin so it counts digit s.
+ * The last step knows all bits and writes its split's part of the list. A split's words are the state it leaves for its
+ * own next step and two arrays of counts, because the others read one while the next is written.
+ */
+#define KAS_SELECT_DIGITS 3u
+#define KAS_SELECT_STEPS (KAS_SELECT_DIGITS + 1u)
+#define KAS_SELECT_BINS 2048u
+#define KAS_SELECT_STATE 4u
+#define KAS_SELECT_WORDS (KAS_SELECT_STATE + 2u * KAS_SELECT_BINS)
 
 /* What a session fixes. *_at are word offsets into the table that follows the block in its buffer. */
 #define KAS_SESSION_FIELDS(U, F)                                                                                       \

@@ -34,4 +34,17 @@ KAS_FN kas_u32 kas_sort_key(kas_u32 score_bits)
     return magnitude > 0x7f800000u ? 0u : key;
 }
 
+/* The lowest bit of digit 0, 1 or 2 of a sort key; see KAS_SELECT_DIGITS. The last digit takes along a bit of the one
+   before, which is the same in all keys that are counted by it. */
+KAS_FN kas_u32 kas_digit_shift(kas_u32 digit)
+{
+    return digit == 0u ? 21u : digit == 1u ? 10u : 0u;
+}
+
+/* Whether a key begins, above the bit `shift`, like `prefix`. */
+KAS_FN kas_bool kas_begins_with(kas_u32 key, kas_u32 prefix, kas_u32 shift)
+{
+    return shift >= 32u || key >> shift == prefix >> shift;
+}
+
 #endif

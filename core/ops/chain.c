@@ -94,7 +94,7 @@ static kas_status score_and_select(kas_work *work, const kas_piece *piece, const
     if (!c->all_dense)
         KAS_TRY(kas_launch_scores(work, piece, c->layer, c->rows, KAS_CALL_SKIP_DENSE | flags, &c->lse, &c->scores,
                                   c->score_stride));
-    return kas_launch_select(work, piece, c->layer, c->rows, &c->scores, c->score_stride, &c->lists);
+    return kas_launch_select(work, piece, &c->scratch, c->layer, c->rows, &c->scores, c->score_stride, &c->lists);
 }
 
 static kas_status dense_select_piece(kas_work *work, const kas_piece *piece, void *user)
@@ -176,7 +176,8 @@ static kas_status decode_piece(kas_work *work, const kas_piece *piece, void *use
             KAS_TRY(kas_launch_logits(work, piece, &c->scratch, c->layer, c->rows, true, c->score_stride));
             KAS_TRY(kas_launch_pool(work, piece, &c->scratch, c->layer, c->rows, &c->scores, c->score_stride));
         }
-        KAS_TRY(kas_launch_select(work, piece, c->layer, c->rows, &c->scores, c->score_stride, &c->lists));
+        KAS_TRY(kas_launch_select(work, piece, &c->scratch, c->layer, c->rows, &c->scores, c->score_stride,
+                                  &c->lists));
     }
     if (dense_output)
         return KAS_OK;
@@ -219,13 +220,19 @@ static bool has_teams(const kas_work *work, const chain *c)
     return 4 * groups * row->team >= shape->enough_groups;
 }
 
+static uint32_t select_splits(const kas_work *work)
+{
+    kas_splits splits = kas_work_select_splits(work);
+    return splits.splits > 1 ? splits.splits : 0;
+}
+
 static kas_status run_decode(kas_work *work, chain *c)
 {
     c->score_stride = kas_score_stride(work->keys);
     c->team = has_teams(work, c);
     bool fits = kas_plan_decode(&work->session->shape, work->batch, work->queries, c->score_stride, c->rows, !c->team,
-                                partial_splits(work, c), score_splits(work, c), work->session->scratch_size,
-                                &c->scratch);
+                                partial_splits(work, c), score_splits(work, c), select_splits(work),
+                                work->session->scratch_size, &c->scratch);
     KAS_TRY(check_plan(fits, &c->scratch, work));
     c->scores = scratch_slice(work, c->scratch.scores);
     return kas_work_pieces(work, c->scratch.sequences, 1, decode_piece, c);
@@ -348,7 +355,7 @@ kas_status kas_log_sum_exp(kas_session *session, kas_stream *stream, kas_phase p
         return kas_work_pieces(&work, session->context->info.max_group_count[2], plain_tiles(&work), lse_piece, &c);
     bool fits = kas_plan_decode(&session->shape, work.batch, work.queries, kas_score_stride(work.keys),
                                 session->block.list_rows, false, 0,
-                                kas_work_score_splits(&work, session->block.list_rows).splits,
+                                kas_work_score_splits(&work, session->block.list_rows).splits, 0,
                                 session->scratch_size, &c.scratch);
     KAS_TRY(check_plan(fits, &c.scratch, &work));
     return kas_work_pieces(&work, c.scratch.sequences, 1, lse_piece, &c);
@@ -430,7 +437,7 @@ kas_status kas_pooled_scores(kas_session *session, kas_stream *stream, kas_phase
     bool fits;
     if (phase == KAS_PHASE_DECODE) /* pool takes one stride for scores and logits: the caller's */
         fits = kas_plan_decode(&session->shape, work.batch, work.queries, scores->stride, session->block.list_rows,
-                               false, 0, kas_work_score_splits(&work, session->block.list_rows).splits,
+                               false, 0, kas_work_score_splits(&work, session->block.list_rows).splits, 0,
                                session->scratch_size, &c.scratch);
     else
         fits = kas_plan_prefill(&session->shape, work.batch, work.queries, work.keys, work.tiles, 0, true,
@@ -444,8 +451,8 @@ static kas_status select_piece(kas_work *work, const kas_piece *piece, void *use
 {
     const chain *c = user;
     const kas_slice scores = piece_scores(work, piece, c);
-    return kas_launch_select(work, piece, c->layer, work->session->block.list_rows, &scores, c->score_stride,
-                             &c->lists);
+    return kas_launch_select(work, piece, &c->scratch, c->layer, work->session->block.list_rows, &scores,
+                             c->score_stride, &c->lists);
 }
 
 /* The longest list that the call's tiles can have. */
@@ -464,7 +471,12 @@ kas_status kas_select(kas_session *session, kas_stream *stream, kas_phase phase,
     KAS_TRY(check_scores(&work, scores));
     chain c = {.layer = kas_identity_layer(session), .scores = scores->values, .score_stride = scores->stride};
     KAS_TRY(kas_view_given(&work, lists, most_kept(&work), &c.lists));
-    return run_scored(&work, session->context->info.max_group_count[2], &c, select_piece);
+    if (phase == KAS_PHASE_PREFILL)
+        return run_scored(&work, session->context->info.max_group_count[2], &c, select_piece);
+    bool fits = kas_plan_decode(&session->shape, work.batch, work.queries, 0, session->block.list_rows, false, 0, 0,
+                                select_splits(&work), session->scratch_size, &c.scratch);
+    KAS_TRY(check_plan(fits, &c.scratch, &work));
+    return run_scored(&work, c.scratch.sequences, &c, select_piece);
 }
 
 static kas_status mass_piece(kas_work *work, const kas_piece *piece, void *user)

@@ -74,8 +74,31 @@ kas_status kas_launch_pool(const kas_work *work, const kas_piece *piece, const k
     return kas_work_launch(work, KAS_OP_POOL, &launch, key_blocks(work, KAS_OP_POOL, work->keys), rows, piece->count);
 }
 
-kas_status kas_launch_select(const kas_work *work, const kas_piece *piece, uint32_t layer, uint32_t rows,
-                             const kas_slice *scores, uint32_t stride, const kas_list_view *lists)
+kas_splits kas_work_select_splits(const kas_work *work)
+{
+    if (work->phase != KAS_PHASE_DECODE || !work->session->kernels[KAS_OP_SELECT_SPLIT].variant)
+        return (kas_splits){1, work->keys};
+    return kas_plan_select_splits(&work->session->shape, work->keys);
+}
+
+/* The steps of select_split, of which each reads what all splits left before it. */
+static kas_status select_in_steps(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
+                                  uint32_t rows, kas_launch *launch, kas_splits splits)
+{
+    launch->call.splits = splits.splits;
+    launch->call.split_keys = splits.split_keys;
+    kas_bind_scratch(work, launch, KAS_SLOT_PART_ML, scratch->part_ml, scratch->part_ml_size);
+    uint32_t flags = launch->call.flags;
+    for (uint32_t step = 0; step < KAS_SELECT_STEPS; step++) {
+        launch->call.flags = flags | step << KAS_CALL_STEP_AT;
+        KAS_TRY(kas_work_launch(work, KAS_OP_SELECT_SPLIT, launch, splits.splits, rows, piece->count));
+    }
+    return KAS_OK;
+}
+
+kas_status kas_launch_select(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
+                             uint32_t layer, uint32_t rows, const kas_slice *scores, uint32_t stride,
+                             const kas_list_view *lists)
 {
     kas_launch launch = work->base;
     launch.call.flags |= lists->flags;
@@ -85,6 +108,9 @@ kas_status kas_launch_select(const kas_work *work, const kas_piece *piece, uint3
     launch.call.list_width = lists->width;
     kas_bind(&launch, KAS_SLOT_SCORES, scores, kas_score_bytes(piece->count, rows, piece->tile_count, stride));
     kas_bind(&launch, KAS_SLOT_LISTS, &lists->slice, lists->size);
+    kas_splits splits = kas_work_select_splits(work);
+    if (splits.splits > 1)
+        return select_in_steps(work, piece, scratch, rows, &launch, splits);
     return kas_work_launch(work, KAS_OP_SELECT, &launch, piece->tile_count, rows, piece->count);
 }
 

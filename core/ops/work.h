@@ -88,6 +88,8 @@ static inline uint32_t kas_identity_layer(const kas_session *session)
 kas_splits kas_work_splits(const kas_work *work);
 kas_splits kas_work_score_splits(const kas_work *work, uint32_t rows);
 kas_splits kas_work_list_splits(const kas_work *work, uint32_t entries);
+/* Of selection, a single one where select does it. */
+kas_splits kas_work_select_splits(const kas_work *work);
 
 /* Prefill. lse: where the log-sum-exp goes, NULL for nowhere. */
 kas_status kas_launch_attend(const kas_work *work, const kas_piece *piece, const kas_slice *lse);
@@ -119,8 +121,9 @@ kas_status kas_launch_anchor(const kas_work *work, const kas_piece *piece, const
                              uint32_t layer, uint32_t rows, bool out, uint32_t stride, const kas_list_view *lists);
 
 /* Both. */
-kas_status kas_launch_select(const kas_work *work, const kas_piece *piece, uint32_t layer, uint32_t rows,
-                             const kas_slice *scores, uint32_t stride, const kas_list_view *lists);
+kas_status kas_launch_select(const kas_work *work, const kas_piece *piece, const kas_scratch_plan *scratch,
+                             uint32_t layer, uint32_t rows, const kas_slice *scores, uint32_t stride,
+                             const kas_list_view *lists);
 
 kas_status kas_launch_mass(const kas_work *work, const kas_piece *piece, const kas_slice *scores, uint32_t stride,
                            const kas_list_view *lists, const kas_slice *mass);

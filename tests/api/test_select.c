@@ -31,6 +31,10 @@ static const shape shapes[] = {
     {KAS_PHASE_DECODE, 1, 5003, {0.05, 7, 3, KAS_TOPK_ROLLING}},
     {KAS_PHASE_DECODE, 4, 799, {0.1, 128, 128, KAS_TOPK_FIXED}},
     {KAS_PHASE_DECODE, 1, 1, {0.1, 1, 1, KAS_TOPK_ROLLING}},
+    {KAS_PHASE_DECODE, 1, 1023, {1.0, 1, 1, KAS_TOPK_ROLLING}},
+    {KAS_PHASE_DECODE, 1, 129, {0.5, 1, 1, KAS_TOPK_ROLLING}},
+    {KAS_PHASE_DECODE, 1, 2047, {0.97, 1, 1, KAS_TOPK_ROLLING}},
+    {KAS_PHASE_DECODE, 8, 40001, {0.1, 1, 1, KAS_TOPK_ROLLING}},
 };
 
 static float special_score(uint32_t random)
@@ -141,9 +145,23 @@ static void check_list(const problem *p, uint32_t row, uint32_t u)
     free(expected);
 }
 
-static void check_device(const char *backend)
+/* The names of the device's rows of an operation as a preference; false without any. */
+static bool prefer_rows(const kas_context *context, const char *operation, char *names, size_t size)
 {
-    kas_context_desc desc = {.struct_size = sizeof(desc), .device = backend};
+    size_t used = 0;
+    for (uint32_t i = 0; i < kas_context_variant_count(context); i++) {
+        kas_variant_info info = {.struct_size = sizeof(info)};
+        check(kas_context_get_variant(context, i, &info));
+        if (strcmp(info.operation, operation) == 0)
+            used += (size_t)snprintf(names + used, size - used, "%s%s=%s", used ? "," : "", operation, info.name);
+        assert_true(used < size);
+    }
+    return used != 0;
+}
+
+static void check_rows(const char *backend, const char *variant)
+{
+    kas_context_desc desc = {.struct_size = sizeof(desc), .device = backend, .variant = variant};
     kas_context *context;
     check(kas_context_create(&desc, &context));
     for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
@@ -155,6 +173,20 @@ static void check_device(const char *backend)
         free_problem(&p);
     }
     kas_context_destroy(context);
+}
+
+/* With the rows that the device takes by itself, and by splits wherever there are rows for them. */
+static void check_device(const char *backend)
+{
+    kas_context_desc desc = {.struct_size = sizeof(desc), .device = backend};
+    kas_context *context;
+    char names[256];
+    check_rows(backend, NULL);
+    check(kas_context_create(&desc, &context));
+    bool splits = prefer_rows(context, "select_split", names, sizeof(names));
+    kas_context_destroy(context);
+    if (splits)
+        check_rows(backend, names);
 }
 
 /* A backend that is not part of the build is skipped. One without a device is a failure where its name says so: PoCL and

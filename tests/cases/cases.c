@@ -445,14 +445,15 @@ const char *const *cases_operations(const conformance_case *c)
         [CASE_MASS] = {"mass"},
         [CASE_LAYERS] = {"attend", "lse", "scores", "select", "sparse", "publish"},
     };
-    static const char *const decode[][8] = {
+    static const char *const decode[][9] = {
         [CASE_ATTEND] = {"attend_split", "merge"},
         [CASE_LSE] = {"logits", "merge"},
         [CASE_SCORES] = {"logits", "pool"},
-        [CASE_SELECT] = {"select"},
+        [CASE_SELECT] = {"select", "select_split"},
         [CASE_LISTS] = {"sparse_split", "merge"},
         [CASE_MASS] = {"mass"},
-        [CASE_LAYERS] = {"attend_split", "sparse_split", "merge", "logits", "pool", "select", "anchor"},
+        [CASE_LAYERS] = {"attend_split", "sparse_split", "merge", "logits", "pool", "select", "select_split",
+                         "anchor"},
         [CASE_FAR] = {"sparse_split", "merge"},
     };
     return c->phase == KAS_PHASE_PREFILL ? prefill[c->operation] : decode[c->operation];
