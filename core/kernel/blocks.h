@@ -59,14 +59,14 @@
 /*
  * select_split cuts sort keys into digits, the first the highest bits. Step s adds up what the splits counted of digit
  * s - 1, and with it knows the bits that the least kept key begins with; of the keys that begin so it counts digit s.
- * The last step knows all bits and writes its split's part of the list. A split's words are the state it leaves for its
- * own next step and two arrays of counts, because the others read one while the next is written.
+ * The last step knows all bits and writes its split's part of the list. A split's words are, for the digit counted last
+ * and for the next, the state that it leaves to its own next step and the counts, which all splits read.
  */
 #define KAS_SELECT_DIGITS 3u
 #define KAS_SELECT_STEPS (KAS_SELECT_DIGITS + 1u)
 #define KAS_SELECT_BINS 2048u
 #define KAS_SELECT_STATE 4u
-#define KAS_SELECT_WORDS (KAS_SELECT_STATE + 2u * KAS_SELECT_BINS)
+#define KAS_SELECT_WORDS (2u * (KAS_SELECT_STATE + KAS_SELECT_BINS))
 
 /* What a session fixes. *_at are word offsets into the table that follows the block in its buffer. */
 #define KAS_SESSION_FIELDS(U, F)                                                                                       \

@@ -22,10 +22,15 @@ typedef struct selection {
     kas_u32 equal;   /* and those that begin like it */
 } selection;
 
-/* Where a split's counts of a digit stand. */
+/* Where a split's state and then its counts of a digit stand. */
+static inline kas_u32 state_at(kas_u32 split, kas_u32 digit)
+{
+    return split * KAS_SELECT_WORDS + (digit & 1u) * (KAS_SELECT_STATE + BINS);
+}
+
 static inline kas_u32 counts_at(kas_u32 split, kas_u32 digit)
 {
-    return split * KAS_SELECT_WORDS + KAS_SELECT_STATE + (digit & 1u) * BINS;
+    return state_at(split, digit) + KAS_SELECT_STATE;
 }
 
 static inline void sum_counts(__local select_memory *m, const split_range *range, kas_u32 splits, kas_u32 digit)
@@ -68,7 +73,7 @@ static inline void count_digit(__local select_memory *m, const split_range *rang
                                kas_u32 digit, const selection *known)
 {
     kas_u32 shift = kas_digit_shift(digit), known_from = digit == 0u ? 32u : kas_digit_shift(digit - 1u);
-    __global kas_u32 *state = range->counts + range->split * KAS_SELECT_WORDS;
+    __global kas_u32 *state = range->counts + state_at(range->split, digit);
     clear_bins(m);
     for (kas_u32 first = range->begin + item_index(); first < range->end; first += KAS_ITEMS * LOADS) {
         kas_u32 keys[LOADS];
@@ -88,14 +93,14 @@ static inline void count_digit(__local select_memory *m, const split_range *rang
     }
 }
 
-/* What the split's step before left. */
-static inline selection load_known(const split_range *range, kas_u32 step, kas_u32 keep)
+/* What the split knew when it counted `digit`. */
+static inline selection load_known(const split_range *range, kas_u32 digit)
 {
-    const __global kas_u32 *state = range->counts + range->split * KAS_SELECT_WORDS;
+    const __global kas_u32 *state = range->counts + state_at(range->split, digit);
     selection known;
-    known.least.key = step > 1u ? state[0] : 0u;
-    known.least.equal = step > 1u ? state[1] : keep;
-    known.greater = step > 1u ? state[2] : 0u;
+    known.least.key = state[0];
+    known.least.equal = state[1];
+    known.greater = state[2];
     known.equal = 0u;
     return known;
 }
@@ -114,9 +119,11 @@ KAS_KERNEL(kas_select_split, select_memory)
     range.end = kas_min2(t.candidates, range.begin + w->call.split_keys);
     range.counts = (__global kas_u32 *)w->part_ml + (kas_u64)(kas_z() * rows + y) * w->call.splits * KAS_SELECT_WORDS;
     if (exists && !dense) {
-        selection known = load_known(&range, step, t.keep);
-        if (step > 0u)
+        selection known = {{0u, t.keep}, 0u, 0u};
+        if (step > 0u) {
+            known = load_known(&range, step - 1u);
             add_digit(m, &range, w->call.splits, step - 1u, &known);
+        }
         if (last)
             write_kept(m, scores, range.begin, range.end, t.keep, &known.least, known.greater, known.equal,
                        list);

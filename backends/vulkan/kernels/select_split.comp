@@ -45,15 +45,15 @@ struct split_range {
     uint counts_at; /* words of the list's first split */
 };
 
-uint state_at(split_range range, uint split)
+/* Where a split's state and then its counts of a digit stand. */
+uint state_at(split_range range, uint split, uint digit)
 {
-    return range.counts_at + split * KAS_SELECT_WORDS;
+    return range.counts_at + split * KAS_SELECT_WORDS + (digit & 1u) * (KAS_SELECT_STATE + BINS);
 }
 
-/* Where a split's counts of a digit stand. */
 uint bins_at(split_range range, uint split, uint digit)
 {
-    return state_at(range, split) + KAS_SELECT_STATE + (digit & 1u) * BINS;
+    return state_at(range, split, digit) + KAS_SELECT_STATE;
 }
 
 /* The sum of `value` over the invocations before this one; `total` over all. */
@@ -167,7 +167,7 @@ void count_digit(split_range range, uint digit, selection known)
     for (uint bin = lane(); bin < BINS; bin += INVOCATIONS)
         counts[own + bin] = bins[bin];
     if (lane() == 0u) {
-        uint state = state_at(range, gl_WorkGroupID.x);
+        uint state = state_at(range, gl_WorkGroupID.x, digit);
         counts[state] = known.least;
         counts[state + 1u] = known.equal;
         counts[state + 2u] = known.greater;
@@ -226,12 +226,11 @@ void write_kept(split_range range, selection known, uint keep, uint list)
 void select_step(split_range range, uint step, uint keep, uint list)
 {
     selection known = selection(0u, keep, 0u, 0u);
-    if (step > 1u) {
-        uint state = state_at(range, gl_WorkGroupID.x);
+    if (step > 0u) {
+        uint state = state_at(range, gl_WorkGroupID.x, step - 1u);
         known = selection(counts[state], counts[state + 1u], counts[state + 2u], 0u);
-    }
-    if (step > 0u)
         known = add_digit(range, step - 1u, known);
+    }
     if (step < KAS_SELECT_DIGITS)
         count_digit(range, step, known);
     else
