@@ -228,6 +228,7 @@ typedef struct kas_vulkan_code {
     enum {
         KAS_VULKAN_NO_MATRIX,
         KAS_VULKAN_MATRIX_BLOCK,   /* prefill */
+        KAS_VULKAN_MATRIX_LOGITS,  /* prefill without values */
         KAS_VULKAN_MATRIX_REDUCED, /* prefill without strips, matrices of 16 x 16 x 16 */
         KAS_VULKAN_MATRIX_STREAM   /* decode */
     } matrix;

@@ -155,14 +155,26 @@ static matrix_group plan_reduced_group(const kas_vulkan_limits *limits, const ka
     return (matrix_group){code->invocations, 16 * (uint64_t)vectors + 1280 * subgroups + small};
 }
 
+/* Without values a work group stages 128 rows, of queries or of keys, and strips hold one matrix of sums. */
+static matrix_group plan_logits_group(const kas_vulkan_limits *limits, const kas_vulkan_code *code, uint32_t head_dim)
+{
+    const uint32_t small = 2048; /* positions and the like */
+    const uint32_t *side = limits->matrix;
+    uint32_t subgroups = kas_min_u32(128 / side[0], code->invocations / limits->subgroup_size);
+    uint64_t vectors = 128 * ((head_dim / 8) | 1) + subgroups * side[0] * (kas_max_u32(side[1], side[2]) / 4 | 1);
+    return (matrix_group){subgroups * limits->subgroup_size, 16 * vectors + small};
+}
+
 /*
- * In prefill a work group takes 128 rows and stages blocks of keys or of 64 query rows; in decode its subgroups stage
+ * In prefill a work group takes 128 rows and stages blocks of keys and values; in decode its subgroups stage
  * 64 keys and values together, half of that where a matrix has 32 rows.
  */
 static matrix_group plan_matrix_group(const kas_vulkan_limits *limits, const kas_vulkan_code *code, uint32_t head_dim)
 {
     if (code->matrix == KAS_VULKAN_MATRIX_REDUCED)
         return plan_reduced_group(limits, code, head_dim);
+    if (code->matrix == KAS_VULKAN_MATRIX_LOGITS)
+        return plan_logits_group(limits, code, head_dim);
     const uint32_t *side = limits->matrix;
     const uint32_t small = 2048; /* softmaxes, positions and the like */
     bool block = code->matrix == KAS_VULKAN_MATRIX_BLOCK;

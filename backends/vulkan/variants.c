@@ -93,8 +93,8 @@ static const kas_vulkan_code select_split_generic = {
         BUILD(KAS_DTYPE_F16, op##_matrix_f16), .invocations = invocation_count, .matrix = KAS_VULKAN_MATRIX_##kind};
 
 MATRIX_CODE(attend, BLOCK, 256)
-MATRIX_CODE(lse, BLOCK, 256)
-MATRIX_CODE(scores, BLOCK, 256)
+MATRIX_CODE(lse, LOGITS, 256)
+MATRIX_CODE(scores, LOGITS, 256)
 MATRIX_CODE(sparse, BLOCK, 256)
 MATRIX_CODE(attend_split, STREAM, 0)
 MATRIX_CODE(sparse_split, STREAM, 0)

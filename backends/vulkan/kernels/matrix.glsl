@@ -96,10 +96,14 @@ bool queries_aligned()
 #ifndef KAS_MATRIX2
 /* ---- Strips ----------------------------------------------------------------------------------------------------- */
 
-/* Rows of STRIP_KEYS floats, and behind them in decode as many halves; in prefill halves take the floats' place. */
+/* Rows of STRIP_KEYS floats, and behind them in decode as many halves; in prefill halves take the floats' place. Narrow
+   ones are for kernels without values, and hold one matrix of sums or two of factors. */
 #ifdef KAS_OWN_KEYS
 const uint HALVES_AT = STRIP_KEYS / 4u;
 const uint STRIP_STRIDE = (STRIP_KEYS / 4u + STRIP_KEYS / 8u) | 1u;
+#elif defined(KAS_NARROW_STRIPS)
+const uint HALVES_AT = 0u;
+const uint STRIP_STRIDE = SIDE_NK / 4u | 1u;
 #else
 const uint HALVES_AT = 0u;
 const uint STRIP_STRIDE = STRIP_KEYS / 4u | 1u;

@@ -1,12 +1,13 @@
 #version 450
 /*
- * scores_matrix.comp - scores on cooperative matrices: 2048 candidates of a tile, a pass of them after the other. Keys
- * are the rows of the products, so that a subgroup holds a block of them in registers and adds up weights element by
- * element while queries pass by and the keys of the next pass load.
+ * scores_matrix.comp - scores on cooperative matrices: 2048 candidates of a tile, whose query rows stay in shared memory
+ * where they fit. Keys are the rows of the products: a subgroup holds some of them in registers and adds up weights
+ * element by element while queries pass by and its next keys load. Subgroups do not wait for each other, so that the
+ * products of one run beside the exponentials of another.
  */
 #extension GL_GOOGLE_include_directive : require
 #pragma use_vulkan_memory_model
-#define KAS_STAGED_ROWS 64u
+#define KAS_NARROW_STRIPS
 #include "common.glsl"
 #include "element.glsl"
 #include "tiles.glsl"
@@ -14,86 +15,25 @@
 #include "keys.glsl"
 #include "vectors.glsl"
 #include "matrix.glsl"
-#include "matrix_block.glsl"
 KAS_READ(KAS_SLOT_LSE, float, lse_data)
 KAS_WRITE(KAS_SLOT_SCORES, float, scores)
 
 const uint BLOCK_KEYS = 2048u;
+const uint KEYS = 32u; /* that a subgroup holds */
 const uint STRIPS_EACH = KEYS / SIDE_M;
+const uint KEY_MATRICES = STRIPS_EACH * DIM_STEPS;
 const uint PASS_KEYS = SUBGROUPS * KEYS;
+const uint STAGED_ROWS = 128u;
+#ifndef KAS_TILES_EACH
+#define KAS_TILES_EACH 2u
+#endif
+const uint TILES_EACH = KAS_TILES_EACH; /* matrices of logits side by side */
+const uint STAGED_TURNS = STAGED_ROWS / (TILES_EACH * SIDE_N);
 
-shared float row_lse[STAGED_ROWS]; /* in units of log 2; infinite where the row weighs nothing */
+shared uvec4 stage[STAGED_ROWS * STRIDE];
+shared vec4 row_lse[STAGED_ROWS / 4u]; /* in units of log 2; infinite where the row weighs nothing */
 
-/* Query rows on their way, and the log-sum-exp of one of them. */
-const uint ROW_LOADS = (STAGED_ROWS * VECTORS + INVOCATIONS - 1u) / INVOCATIONS;
-uvec4 held_q[ROW_LOADS];
-float held_lse;
-
-/* Rows first .. of the block are those that are staged next. */
-void load_queries(row_block rows, kas_sequence s, uint first)
-{
-    bool aligned = queries_aligned();
-    [[unroll]] for (uint i = 0u; i < ROW_LOADS; i++) {
-        uint n = kas_min2((i * INVOCATIONS + lane()) / VECTORS, STAGED_ROWS - 1u);
-        held_q[i] = query_vector(rows, s, first + n, (i * INVOCATIONS + lane()) % VECTORS, aligned);
-    }
-    query_row row = row_of(rows, s, first + kas_min2(lane(), STAGED_ROWS - 1u));
-    held_lse = row.exists ? lse_data[lse_at(row)] : KAS_NEGATIVE_INFINITY;
-}
-
-void stage_queries()
-{
-    barrier();
-    [[unroll]] for (uint i = 0u; i < ROW_LOADS; i++) {
-        uint at = i * INVOCATIONS + lane();
-        if (at < STAGED_ROWS * VECTORS)
-            stage[at / VECTORS * STRIDE + at % VECTORS] = held_q[i];
-    }
-    if (lane() < STAGED_ROWS)
-        row_lse[lane()] = held_lse == KAS_NEGATIVE_INFINITY ? -KAS_NEGATIVE_INFINITY : held_lse * LOG2_E;
-    barrier();
-}
-
-/* A pass on its way: a block of each subgroup, and a bit for each vector whose key is there. */
-const uint PASS_LOADS = SUBGROUPS * LOADS;
-uvec4 pass_k[PASS_LOADS];
-uint pass_present[(PASS_LOADS + 31u) / 32u];
-
-void load_pass(key_range range, uint first, uint kv_head)
-{
-    [[unroll]] for (uint turn = 0u; turn < SUBGROUPS; turn++) {
-        place_block(range, first + turn * KEYS);
-        load_block(kv_head);
-        [[unroll]] for (uint i = 0u; i < LOADS; i++) {
-            uint n = turn * LOADS + i;
-            uint bit = held_position[i] == KAS_NONE ? 0u : 1u << n % 32u;
-            pass_k[n] = held_k[i];
-            pass_present[n / 32u] = n % 32u == 0u ? bit : pass_present[n / 32u] | bit;
-        }
-    }
-}
-
-/* Block `turn` of the pass that begins at `first` becomes the one that is staged next. */
-void take_block(uint first, uint turn)
-{
-    [[unroll]] for (uint i = 0u; i < LOADS; i++) {
-        uint n = turn * LOADS + i;
-        bool there = (pass_present[n / 32u] >> n % 32u & 1u) != 0u;
-        held_k[i] = pass_k[n];
-        held_position[i] = there ? first + turn * KEYS + held_key(i) : KAS_NONE;
-    }
-}
-
-/* The sum of each key's weights, from N columns of the strip. */
-void write_strip(uint at, uint first, uint end, bool present)
-{
-    if (strip_part() != 0u || first + strip_row() >= end)
-        return;
-    float total = 0.0;
-    for (uint c = 0u; c < SIDE_N; c++)
-        total += strip_value(strip_row(), c);
-    scores[at + first + strip_row()] = present ? total : 0.0;
-}
+/* ---- Queries ---------------------------------------------------------------------------------------------------- */
 
 /* All query rows of the tile of a kv head. */
 row_block tile_rows(kas_tile t, uint kv_head)
@@ -102,69 +42,144 @@ row_block tile_rows(kas_tile t, uint kv_head)
     return row_block(kv_head * GROUP, t.query_begin, queries, 0u, GROUP * queries);
 }
 
-/* The scores of candidates begin .. end - 1, of kv heads row .. row + pool_heads - 1. */
-void score_block(kas_sequence s, kas_tile t, uint row, uint begin, uint end, uint at)
+/* Query rows from `first` on become the staged ones. All invocations. */
+void stage_queries(row_block rows, kas_sequence s, uint first)
 {
-    MATRIX_SUM indices = make_indices();
+    bool aligned = queries_aligned();
+    barrier();
+    for (uint i = lane(); i < STAGED_ROWS * VECTORS; i += INVOCATIONS)
+        stage[i / VECTORS * STRIDE + i % VECTORS] = query_vector(rows, s, first + i / VECTORS, i % VECTORS, aligned);
+    for (uint n = lane(); n < STAGED_ROWS; n += INVOCATIONS) {
+        query_row row = row_of(rows, s, first + n);
+        float lse = row.exists ? lse_data[lse_at(row)] : KAS_NEGATIVE_INFINITY;
+        row_lse[n / 4u][n % 4u] = lse == KAS_NEGATIVE_INFINITY ? -KAS_NEGATIVE_INFINITY : lse * LOG2_E;
+    }
+    barrier();
+}
+
+/* ---- Keys: from memory through the subgroup's strip, a part of their dimensions at a time -------------------------- */
+
+const uint PART_STEPS = DIM_STEPS % 2u == 0u ? 2u : 1u; /* matrices side by side */
+const uint PARTS = DIM_STEPS / PART_STEPS;
+const uint PART_VECTORS = PART_STEPS * SIDE_K / 8u; /* of a row */
+const uint PART_LOADS = (SIDE_M * PART_VECTORS + SUBGROUP - 1u) / SUBGROUP;
+const uint KEY_LOADS = STRIPS_EACH * PARTS * PART_LOADS;
+
+/* Vector i * SUBGROUP + invocation of each part, on its way. */
+uvec4 held_k[KEY_LOADS];
+
+uint held_row(uint i)
+{
+    return (i * SUBGROUP + gl_SubgroupInvocationID) / PART_VECTORS;
+}
+
+uint held_vector(uint i)
+{
+    return (i * SUBGROUP + gl_SubgroupInvocationID) % PART_VECTORS;
+}
+
+/* Loads the keys at positions first .. first + KEYS - 1. */
+void load_keys(key_range range, uint first, uint kv_head)
+{
+    bool aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
+    uint at[KEY_LOADS];
+    [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++)
+        [[unroll]] for (uint i = 0u; i < PART_LOADS; i++) {
+            uint row = m * SIDE_M + kas_min2(held_row(i), SIDE_M - 1u);
+            uint key_at = k_row(place_of(position_of(range, first + row)), kv_head) + held_vector(i) * 8u;
+            [[unroll]] for (uint p = 0u; p < PARTS; p++)
+                at[(m * PARTS + p) * PART_LOADS + i] = key_at + p * PART_VECTORS * 8u;
+        }
+    LOAD_VECTORS(load_k, KEY_LOADS, at, aligned, held_k)
+}
+
+/* What load_keys loaded becomes factors. */
+void take_keys(out MATRIX_A k[KEY_MATRICES])
+{
+    [[unroll]] for (uint part = 0u; part < STRIPS_EACH * PARTS; part++) {
+        subgroup_meet();
+        [[unroll]] for (uint i = 0u; i < PART_LOADS; i++)
+            if (held_row(i) < SIDE_M)
+                strips[strip_at() + held_row(i) * STRIP_STRIDE + held_vector(i)] = held_k[part * PART_LOADS + i];
+        subgroup_meet();
+        [[unroll]] for (uint c = 0u; c < PART_STEPS; c++)
+            coopMatLoad(k[part * PART_STEPS + c], strips, strip_at() + c * (SIDE_K / 8u), STRIP_STRIDE, ROW_MAJOR);
+    }
+}
+
+/* ---- Weights ---------------------------------------------------------------------------------------------------- */
+
+/* Adds the weights that staged rows first .. first + TILES_EACH * N - 1 give. */
+void add_weights(MATRIX_A k[KEY_MATRICES], uint first, float scale, bool estimated,
+                 inout MATRIX_SUM pooled[STRIPS_EACH])
+{
+    MATRIX_SUM logits[TILES_EACH * STRIPS_EACH];
+    [[unroll]] for (uint i = 0u; i < TILES_EACH * STRIPS_EACH; i++)
+        logits[i] = MATRIX_SUM(0.0);
+    [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++)
+        [[unroll]] for (uint n = 0u; n < TILES_EACH; n++) {
+            MATRIX_B q;
+            coopMatLoad(q, stage, (first + n * SIDE_N) * STRIDE + c * (SIDE_K / 8u), STRIDE, COLUMN_MAJOR);
+            [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++)
+                logits[n * STRIPS_EACH + m] = coopMatMulAdd(k[m * DIM_STEPS + c], q, logits[n * STRIPS_EACH + m]);
+        }
+    [[unroll]] for (uint n = 0u; n < TILES_EACH; n++) {
+        MATRIX_SUM lse; /* the same in all rows */
+        coopMatLoad(lse, row_lse, (first + n * SIDE_N) / 4u, 0u, ROW_MAJOR);
+        [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++)
+            [[unroll]] for (int i = 0; i < lse.length(); i++) {
+                float weight = exp2(fma(scale, logits[n * STRIPS_EACH + m][i], -lse[i]));
+                pooled[m][i] += estimated && weight > 4.0 ? 4.0 : weight;
+            }
+    }
+}
+
+/* The sum of each key's weights, from N columns of the strip whose first key is at position `first`. */
+void write_strip(uint at, uint first, uint end)
+{
+    uint position = first + strip_row();
+    if (strip_part() != 0u || position >= end)
+        return;
+    float total = 0.0;
+    for (uint c = 0u; c < SIDE_N; c++)
+        total += strip_value(strip_row(), c);
+    scores[at + position] = place_of(position).present ? total : 0.0;
+}
+
+/* The scores of candidates from `begin` on, of kv heads row .. row + pool_heads - 1. */
+void score_block(kas_sequence s, kas_tile t, uint row, uint begin, uint at)
+{
     float scale = logit_scale();
-    float most = has_flag(KAS_CALL_ESTIMATED) ? 4.0 : -KAS_NEGATIVE_INFINITY;
+    bool estimated = has_flag(KAS_CALL_ESTIMATED);
     uint row_count = GROUP * (t.query_end - t.query_begin);
+    uint end = kas_min2(begin + BLOCK_KEYS, t.candidates);
     uint heads_end = row + session.pool_heads;
+    bool queries_stay = row_count <= STAGED_ROWS && session.pool_heads == 1u;
     key_range range = positions(0u, t.candidates);
-    load_pass(range, begin, row);
-    load_queries(tile_rows(t, row), s, 0u);
-    for (uint first = begin; first < end; first += PASS_KEYS) {
+    load_keys(range, begin + gl_SubgroupID * KEYS, row);
+    if (queries_stay)
+        stage_queries(tile_rows(t, row), s, 0u);
+    for (uint first = begin + gl_SubgroupID * KEYS; first < end + gl_SubgroupID * KEYS; first += PASS_KEYS) {
         MATRIX_SUM pooled[STRIPS_EACH];
-        bool present[STRIPS_EACH]; /* the key of this invocation's row of the strip */
         [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++)
             pooled[m] = MATRIX_SUM(0.0);
         for (uint g = row; g < heads_end; g++) {
-            MATRIX_A k[STRIPS_EACH * DIM_STEPS];
-            [[unroll]] for (uint turn = 0u; turn < SUBGROUPS; turn++) {
-                take_block(first, turn);
-                barrier();
-                stage_block(KAS_NONE, 0u);
-                barrier();
-                if (gl_SubgroupID == turn) {
-                    [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++) {
-                        present[m] = key_position[m * SIDE_M + strip_row()] != KAS_NONE;
-                        [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++)
-                            coopMatLoad(k[m * DIM_STEPS + c], stage, m * SIDE_M * STRIDE + c * (SIDE_K / 8u), STRIDE,
-                                        ROW_MAJOR);
-                    }
-                }
-            }
-            uint next_g = g + 1u == heads_end ? row : g + 1u;
-            load_pass(range, next_g == row ? first + PASS_KEYS : first, next_g);
+            MATRIX_A k[KEY_MATRICES];
+            take_keys(k);
+            bool is_last = g + 1u == heads_end;
+            load_keys(range, is_last ? first + PASS_KEYS : first, is_last ? row : g + 1u);
             for (uint chunk = 0u; chunk < row_count; chunk += STAGED_ROWS) {
-                bool is_last = chunk + STAGED_ROWS >= row_count;
-                stage_queries();
-                load_queries(tile_rows(t, is_last ? next_g : g), s, is_last ? 0u : chunk + STAGED_ROWS);
-                for (uint n = 0u; n < STAGED_ROWS / SIDE_N; n++) {
-                    MATRIX_SUM logits[STRIPS_EACH];
-                    [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++)
-                        logits[m] = MATRIX_SUM(0.0);
-                    [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++) {
-                        MATRIX_B q;
-                        coopMatLoad(q, stage, n * SIDE_N * STRIDE + c * (SIDE_K / 8u), STRIDE, COLUMN_MAJOR);
-                        [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++)
-                            logits[m] = coopMatMulAdd(k[m * DIM_STEPS + c], q, logits[m]);
-                    }
-                    [[unroll]] for (int i = 0; i < indices.length(); i++) {
-                        float lse = row_lse[n * SIDE_N + uint(indices[i]) % SIDE_N];
-                        [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++) {
-                            float weight = exp2(fma(scale, logits[m][i], -lse));
-                            pooled[m][i] += weight > most ? most : weight;
-                        }
-                    }
-                }
+                if (!queries_stay)
+                    stage_queries(tile_rows(t, g), s, chunk);
+                for (uint n = 0u; n < STAGED_TURNS; n++)
+                    add_weights(k, n * TILES_EACH * SIDE_N, scale, estimated, pooled);
             }
         }
         [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++) {
+            subgroup_meet();
             coopMatStore(pooled[m], strips, strip_at(), STRIP_STRIDE, ROW_MAJOR);
             subgroup_meet();
-            write_strip(at, first + (gl_SubgroupID * STRIPS_EACH + m) * SIDE_M, t.candidates, present[m]);
-            subgroup_meet();
+            write_strip(at, first + m * SIDE_M, end);
         }
     }
 }
@@ -181,6 +196,5 @@ void main()
         return;
     uint row = active_row(gl_WorkGroupID.y);
     uint at = ((gl_WorkGroupID.z * gl_NumWorkGroups.y + gl_WorkGroupID.y) * call.tile_count + u) * call.score_stride;
-    uint end = kas_min2(begin + BLOCK_KEYS, t.candidates);
-    score_block(s, t, row, begin, end, at);
+    score_block(s, t, row, begin, at);
 }
