@@ -26,5 +26,5 @@ void main()
     uint end = kas_min2(begin + QUERIES, kas_chunk_end(s, call.tile_begin, call.tile_count, TILE));
     if (begin >= end)
         return;
-    attend_queries(s, positions(0u, kas_causal_keys(s, end - 1u)), gl_WorkGroupID.y, begin, end);
+    cover_queries(s, positions(0u, kas_causal_keys(s, end - 1u)), gl_WorkGroupID.y, begin, end);
 }

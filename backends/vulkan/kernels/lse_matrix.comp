@@ -7,7 +7,7 @@
 #extension GL_GOOGLE_include_directive : require
 #pragma use_vulkan_memory_model
 #define KAS_LISTS
-#define KAS_STAGED_ROWS 64u
+#define KAS_NARROW_STRIPS
 #include "common.glsl"
 #include "element.glsl"
 #include "tiles.glsl"
@@ -20,134 +20,124 @@
 KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
 
 const uint QUERIES = 64u;
-const uint STRIPS_EACH = 2u;
 const float HEADROOM = 60.0;
-const uint ROWS = SUBGROUPS * STRIPS_EACH * SIDE_M;
+const uint LOGIT_MATRICES = ROW_STRIPS * KEY_TILES;
 
-shared uint row_limit[ROWS]; /* keys that the row sees: positions below */
-
-/* The row of the block that row `row` of strip `t` is. */
-uint block_row(uint t, uint row)
-{
-    return (gl_SubgroupID * STRIPS_EACH + t) * SIDE_M + row;
-}
-
-/* The logit of an element, given its place in the block. */
-float see(float logit, float index, uint t, uint n)
+/* The logit of an element of strip `t`, given its place and the first key of its matrix. */
+float see(float logit, float index, uint t, uint first)
 {
     uint at = uint(index);
-    return key_position[n * SIDE_N + at % SIDE_N] < row_limit[block_row(t, at / SIDE_N)] ? logit : KAS_NEGATIVE_INFINITY;
+    bool seen = key_position[first + at % SIDE_N] < row_limit[my_rows() + t * SIDE_M + at / SIDE_N];
+    return seen ? logit : KAS_NEGATIVE_INFINITY;
 }
 
-/* A row's bases in the first N columns of the strip and its sums in the next N become its log-sum-exp. */
-void write_row(query_row row)
+/* Products of the staged keys from `first` on. */
+void multiply_keys(MATRIX_A q[QUERY_MATRICES], uint first, out MATRIX_SUM logits[LOGIT_MATRICES])
+{
+    [[unroll]] for (uint n = 0u; n < KEY_TILES; n++) {
+        [[unroll]] for (uint t = 0u; t < ROW_STRIPS; t++)
+            logits[t * KEY_TILES + n] = MATRIX_SUM(0.0);
+        [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++) {
+            MATRIX_B k;
+            coopMatLoad(k, stage, (first + n * SIDE_N) * STRIDE + c * (SIDE_K / 8u), STRIDE, COLUMN_MAJOR);
+            [[unroll]] for (uint t = 0u; t < ROW_STRIPS; t++)
+                logits[t * KEY_TILES + n] = coopMatMulAdd(q[t * DIM_STEPS + c], k, logits[t * KEY_TILES + n]);
+        }
+    }
+}
+
+/* Adds weights to the sums, whose bases rise first where they must. */
+void add_weights(MATRIX_SUM logits[LOGIT_MATRICES], float scale, inout MATRIX_SUM base[ROW_STRIPS],
+                 inout MATRIX_SUM total[ROW_STRIPS])
+{
+    MATRIX_SUM most[ROW_STRIPS];
+    bool rises = false;
+    [[unroll]] for (uint t = 0u; t < ROW_STRIPS; t++)
+        [[unroll]] for (int i = 0; i < most[0].length(); i++) {
+            most[t][i] = logits[t * KEY_TILES][i];
+            [[unroll]] for (uint n = 1u; n < KEY_TILES; n++)
+                most[t][i] = max(most[t][i], logits[t * KEY_TILES + n][i]);
+            rises = rises || scale * most[t][i] > base[t][i] + HEADROOM;
+        }
+    if (subgroupAny(rises)) {
+        [[unroll]] for (uint t = 0u; t < ROW_STRIPS; t++)
+            [[unroll]] for (int i = 0; i < most[0].length(); i++) {
+                float raised = max(base[t][i], scale * most[t][i]);
+                total[t][i] *= exp2(base[t][i] - raised);
+                base[t][i] = raised;
+            }
+    }
+    [[unroll]] for (uint t = 0u; t < ROW_STRIPS; t++)
+        [[unroll]] for (int i = 0; i < most[0].length(); i++)
+            [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
+                total[t][i] += exp2(fma(scale, logits[t * KEY_TILES + n][i], -base[t][i]));
+}
+
+/* The greatest of the first N columns of this invocation's row of the strip. */
+float strip_greatest()
+{
+    float most = strip_value(strip_row(), 0u);
+    for (uint c = 1u; c < SIDE_N; c++)
+        most = max(most, strip_value(strip_row(), c));
+    return most;
+}
+
+/* The log-sum-exp of a row from its sums in the strip, all of which have the base `most`. */
+void write_row(query_row row, float most)
 {
     if (!row.exists || strip_part() != 0u || !has_flag(KAS_CALL_LSE))
         return;
-    float most = LEAST;
-    for (uint c = 0u; c < SIDE_N; c++)
-        most = max(most, strip_value(strip_row(), c));
     float total = 0.0;
     for (uint c = 0u; c < SIDE_N; c++)
-        total += strip_value(strip_row(), SIDE_N + c) * exp2(strip_value(strip_row(), c) - most);
+        total += strip_value(strip_row(), c);
     lse_data[lse_at(row)] = total == 0.0 ? KAS_NEGATIVE_INFINITY : (most + log2(total)) * LN_2;
+}
+
+/* The softmaxes of a strip's elements meet in their rows. */
+void write_strip(row_block rows, kas_sequence s, uint t, MATRIX_SUM indices, MATRIX_SUM base, MATRIX_SUM total)
+{
+    coopMatStore(base, strips, strip_at(), STRIP_STRIDE, ROW_MAJOR);
+    subgroup_meet();
+    float most = strip_greatest();
+    set_factor(most);
+    subgroup_meet();
+    [[unroll]] for (int i = 0; i < indices.length(); i++)
+        total[i] *= exp2(base[i] - factor_of(indices[i]));
+    coopMatStore(total, strips, strip_at(), STRIP_STRIDE, ROW_MAJOR);
+    subgroup_meet();
+    write_row(row_of(rows, s, my_rows() + t * SIDE_M + strip_row()), most);
+    subgroup_meet();
 }
 
 void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
 {
     MATRIX_SUM indices = make_indices();
-    MATRIX_A q[STRIPS_EACH * DIM_STEPS];
-    MATRIX_SUM base[STRIPS_EACH];
-    MATRIX_SUM total[STRIPS_EACH];
-    for (uint first = 0u; first < ROWS; first += STAGED_ROWS) {
-        stage_rows(rows, s, first, STAGED_ROWS);
-        uint mine = block_row(0u, 0u) - first;
-        if (mine < STAGED_ROWS) {
-            [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
-                [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++)
-                    coopMatLoad(q[t * DIM_STEPS + c], stage, (mine + t * SIDE_M) * STRIDE + c * (SIDE_K / 8u), STRIDE,
-                                ROW_MAJOR);
-        }
-    }
-    [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++) {
+    MATRIX_A q[QUERY_MATRICES];
+    MATRIX_SUM base[ROW_STRIPS];
+    MATRIX_SUM total[ROW_STRIPS];
+    load_queries(rows, s, q);
+    [[unroll]] for (uint t = 0u; t < ROW_STRIPS; t++) {
         base[t] = MATRIX_SUM(LEAST);
         total[t] = MATRIX_SUM(0.0);
     }
-    for (uint n = lane(); n < ROWS; n += INVOCATIONS) {
-        query_row row = row_of(rows, s, n);
-        row_limit[n] = row.exists ? kas_causal_keys(s, row.query) : 0u;
-    }
     float scale = logit_scale();
-    uint turn = 0u;
-    clear_hides();
-    place_block(range, range.begin);
-    load_block(kv_head);
-    place_block(range, range.begin + KEYS);
-    for (uint first = range.begin; first < range.end; first += KEYS) {
-        barrier();
-        stage_block(limit, turn);
-        barrier();
-        bool hides = block_hides[turn] != 0u;
-        turn ^= 1u;
-        if (lane() == 0u)
-            block_hides[turn] = 0u;
-        load_block(kv_head);
-        place_block(range, first + 2u * KEYS);
-        MATRIX_SUM logits[STRIPS_EACH * KEY_TILES];
-        [[unroll]] for (uint n = 0u; n < KEY_TILES; n++) {
-            [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
-                logits[t * KEY_TILES + n] = MATRIX_SUM(0.0);
-            [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++) {
-                MATRIX_B k;
-                coopMatLoad(k, stage, n * SIDE_N * STRIDE + c * (SIDE_K / 8u), STRIDE, COLUMN_MAJOR);
-                [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
-                    logits[t * KEY_TILES + n] = coopMatMulAdd(q[t * DIM_STEPS + c], k, logits[t * KEY_TILES + n]);
+    begin_blocks(range, kv_head, limit);
+    for (uint turn = 0u; range.begin + turn * KEYS < range.end; turn++) {
+        bool hides = next_block(range, kv_head, limit, turn);
+        for (uint n = 0u; n < KEYS; n += STRIP_KEYS) {
+            MATRIX_SUM logits[LOGIT_MATRICES];
+            multiply_keys(q, block_at(turn) + n, logits);
+            if (hides) {
+                [[unroll]] for (uint t = 0u; t < LOGIT_MATRICES; t++)
+                    [[unroll]] for (int i = 0; i < indices.length(); i++)
+                        logits[t][i] = see(logits[t][i], indices[i], t / KEY_TILES,
+                                           block_at(turn) + n + t % KEY_TILES * SIDE_N);
             }
+            add_weights(logits, scale, base, total);
         }
-        if (hides) {
-            [[unroll]] for (uint t = 0u; t < STRIPS_EACH * KEY_TILES; t++)
-                [[unroll]] for (int i = 0; i < indices.length(); i++)
-                    logits[t][i] = see(logits[t][i], indices[i], t / KEY_TILES, t % KEY_TILES);
-        }
-        MATRIX_SUM most[STRIPS_EACH];
-        bool rises = false;
-        [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
-            [[unroll]] for (int i = 0; i < indices.length(); i++) {
-                most[t][i] = logits[t * KEY_TILES][i];
-                [[unroll]] for (uint n = 1u; n < KEY_TILES; n++)
-                    most[t][i] = max(most[t][i], logits[t * KEY_TILES + n][i]);
-                rises = rises || scale * most[t][i] > base[t][i] + HEADROOM;
-            }
-        if (subgroupAny(rises)) {
-            [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
-                [[unroll]] for (int i = 0; i < indices.length(); i++) {
-                    float raised = max(base[t][i], scale * most[t][i]);
-                    total[t][i] *= exp2(base[t][i] - raised);
-                    base[t][i] = raised;
-                }
-        }
-        [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++)
-            [[unroll]] for (int i = 0; i < indices.length(); i++)
-                [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
-                    total[t][i] += exp2(fma(scale, logits[t * KEY_TILES + n][i], -base[t][i]));
     }
-    [[unroll]] for (uint t = 0u; t < STRIPS_EACH; t++) {
-        coopMatStore(base[t], strips, strip_at(), STRIP_STRIDE, ROW_MAJOR);
-        coopMatStore(total[t], strips, strip_at() + SIDE_N / 4u, STRIP_STRIDE, ROW_MAJOR);
-        subgroup_meet();
-        write_row(row_of(rows, s, block_row(t, strip_row())));
-        subgroup_meet();
-    }
-}
-
-/* Queries begin .. end - 1 of all heads of a kv head. */
-void cover_queries(kas_sequence s, key_range range, uint kv_head, uint begin, uint end)
-{
-    uint row_count = GROUP * (end - begin);
-    for (uint first = 0u; first < row_count; first += ROWS) {
-        row_block rows = row_block(kv_head * GROUP, begin, end - begin, first, kas_min2(ROWS, row_count - first));
-        cover_rows(rows, s, range, kv_head, kas_causal_keys(s, begin));
-    }
+    [[unroll]] for (uint t = 0u; t < ROW_STRIPS; t++)
+        write_strip(rows, s, t, indices, base[t], total[t]);
 }
 
 /* Tile `u` of the launch over its list in the published lists. */

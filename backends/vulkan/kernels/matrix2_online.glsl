@@ -3,13 +3,10 @@
  * a matrix and turn sums into factors of a product (VK_NV_cooperative_matrix2): a subgroup takes 16 rows, whose weights
  * never leave its registers. Matrices are 16 x 16 x 16. After matrix_block.glsl.
  */
-const uint ROWS = SUBGROUPS * SIDE_M;
 const uint LANE_COLUMNS = SIDE_N * SIDE_M / SUBGROUP; /* of a row of 16, that an invocation writes */
 
 KAS_WRITE(KAS_SLOT_OUT, KAS_ELEMENT, out_data)
 KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
-
-shared uint row_limit[ROWS]; /* keys that the row sees: positions below */
 
 float greater(const in float a, const in float b)
 {
@@ -27,24 +24,8 @@ float see(const in uint row, const in uint column, const in float logit, const i
     return key_position[first + column] < row_limit[my_rows() + row] ? logit : KAS_NEGATIVE_INFINITY;
 }
 
-void load_queries(row_block rows, kas_sequence s, out MATRIX_A q[DIM_STEPS])
-{
-    for (uint first = 0u; first < ROWS; first += STAGED_ROWS) {
-        stage_rows(rows, s, first, kas_min2(ROWS - first, STAGED_ROWS));
-        uint mine = my_rows() - first;
-        if (mine < STAGED_ROWS) {
-            [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++)
-                coopMatLoad(q[c], stage, mine * STRIDE + c * (SIDE_K / 8u), STRIDE, ROW_MAJOR);
-        }
-    }
-    for (uint n = lane(); n < ROWS; n += INVOCATIONS) {
-        query_row row = row_of(rows, s, n);
-        row_limit[n] = row.exists ? kas_causal_keys(s, row.query) : 0u;
-    }
-}
-
 /* Products of the staged keys. */
-void multiply_keys(MATRIX_A q[DIM_STEPS], out MATRIX_SUM logits[KEY_TILES])
+void multiply_keys(MATRIX_A q[QUERY_MATRICES], out MATRIX_SUM logits[KEY_TILES])
 {
     [[unroll]] for (uint n = 0u; n < KEY_TILES; n++) {
         logits[n] = MATRIX_SUM(0.0);
@@ -128,10 +109,9 @@ void write_rows(query_row row, MATRIX_SUM greatest, MATRIX_SUM total, MATRIX_SUM
 
 /* ---- The loop --------------------------------------------------------------------------------------------------- */
 
-/* Rows 0 .. ROWS - 1 of the block. Positions below `limit` are seen by all of them. */
-void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
+void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
 {
-    MATRIX_A q[DIM_STEPS];
+    MATRIX_A q[QUERY_MATRICES];
     MATRIX_SUM sums[DIM_TILES];
     MATRIX_SUM greatest = MATRIX_SUM(LEAST);
     MATRIX_SUM total = MATRIX_SUM(0.0);
@@ -139,21 +119,9 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
     [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
         sums[c] = MATRIX_SUM(0.0);
     float scale = logit_scale();
-    uint turn = 0u;
-    clear_hides();
-    place_block(range, range.begin);
-    load_block(kv_head);
-    place_block(range, range.begin + KEYS);
-    for (uint first = range.begin; first < range.end; first += KEYS) {
-        barrier();
-        stage_block(limit, turn);
-        barrier();
-        bool hides = block_hides[turn] != 0u;
-        turn ^= 1u;
-        if (lane() == 0u)
-            block_hides[turn] = 0u;
-        load_block(kv_head);
-        place_block(range, first + 2u * KEYS);
+    begin_blocks(range, kv_head, limit);
+    for (uint turn = 0u; range.begin + turn * KEYS < range.end; turn++) {
+        bool hides = next_block(range, kv_head, limit, turn);
         MATRIX_SUM logits[KEY_TILES];
         multiply_keys(q, logits);
         if (hides) {
@@ -183,14 +151,4 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
     }
     barrier();
     write_rows(row_of(rows, s, my_rows() + output_row()), greatest, total, sums);
-}
-
-/* Queries begin .. end - 1 of all heads of a kv head. */
-void attend_queries(kas_sequence s, key_range range, uint kv_head, uint begin, uint end)
-{
-    uint row_count = GROUP * (end - begin);
-    for (uint first = 0u; first < row_count; first += ROWS) {
-        row_block rows = row_block(kv_head * GROUP, begin, end - begin, first, kas_min2(ROWS, row_count - first));
-        attend_rows(rows, s, range, kv_head, kas_causal_keys(s, begin));
-    }
 }

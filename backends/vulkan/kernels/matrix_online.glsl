@@ -2,7 +2,6 @@
  * matrix_online.glsl - attention of query rows of a kv head over a range of keys: a subgroup takes M rows, whose
  * weights go through its strip and whose outputs are sums in registers. After matrix_block.glsl.
  */
-const uint ROWS = SUBGROUPS * SIDE_M;
 const uint LANE_COLUMNS = SIDE_N / ROW_LANES;
 
 KAS_WRITE(KAS_SLOT_OUT, KAS_ELEMENT, out_data)
@@ -63,42 +62,21 @@ void write_slice(query_row row, uint d0)
         STORE_ELEMENT(out_data, to + i, strip_value(strip_row(), column + i));
 }
 
-/* Rows 0 .. ROWS - 1 of the block. Positions below `limit` are seen by all of them. */
-void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
+void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
 {
     MATRIX_SUM indices = make_indices();
-    MATRIX_A q[DIM_STEPS];
+    MATRIX_A q[QUERY_MATRICES];
     MATRIX_SUM sums[DIM_TILES];
-    for (uint first = 0u; first < ROWS; first += STAGED_ROWS) {
-        stage_rows(rows, s, first, kas_min2(ROWS - first, STAGED_ROWS));
-        uint mine = my_rows() - first;
-        if (mine < STAGED_ROWS) {
-            [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++)
-                coopMatLoad(q[c], stage, mine * STRIDE + c * (SIDE_K / 8u), STRIDE, ROW_MAJOR);
-        }
-    }
+    load_queries(rows, s, q);
     [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
         sums[c] = MATRIX_SUM(0.0);
     greatest = LEAST;
     total = 0.0;
     query_row row = row_of(rows, s, my_rows() + strip_row());
-    uint row_limit = row.exists ? kas_causal_keys(s, row.query) : 0u;
     float scale = logit_scale();
-    uint turn = 0u;
-    clear_hides();
-    place_block(range, range.begin);
-    load_block(kv_head);
-    place_block(range, range.begin + KEYS);
-    for (uint first = range.begin; first < range.end; first += KEYS) {
-        barrier();
-        stage_block(limit, turn);
-        barrier();
-        bool hides = block_hides[turn] != 0u;
-        turn ^= 1u;
-        if (lane() == 0u)
-            block_hides[turn] = 0u;
-        load_block(kv_head);
-        place_block(range, first + 2u * KEYS);
+    begin_blocks(range, kv_head, limit);
+    for (uint turn = 0u; range.begin + turn * KEYS < range.end; turn++) {
+        bool hides = next_block(range, kv_head, limit, turn);
         [[unroll]] for (uint n = 0u; n < KEY_TILES; n++) {
             MATRIX_SUM logits = MATRIX_SUM(0.0);
             [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++) {
@@ -109,7 +87,7 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
             coopMatStore(logits, strips, strip_at() + n * (SIDE_N / 4u), STRIP_STRIDE, ROW_MAJOR);
         }
         subgroup_meet();
-        float factor = weigh_strip(scale, row_limit, hides);
+        float factor = weigh_strip(scale, row_limit[my_rows() + strip_row()], hides);
         set_factor(factor);
         subgroup_meet();
         if (subgroupAny(factor != 1.0)) {
@@ -140,15 +118,5 @@ void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, 
         subgroup_meet();
         write_slice(row, c * SIDE_N);
         subgroup_meet();
-    }
-}
-
-/* Queries begin .. end - 1 of all heads of a kv head. */
-void attend_queries(kas_sequence s, key_range range, uint kv_head, uint begin, uint end)
-{
-    uint row_count = GROUP * (end - begin);
-    for (uint first = 0u; first < row_count; first += ROWS) {
-        row_block rows = row_block(kv_head * GROUP, begin, end - begin, first, kas_min2(ROWS, row_count - first));
-        attend_rows(rows, s, range, kv_head, kas_causal_keys(s, begin));
     }
 }

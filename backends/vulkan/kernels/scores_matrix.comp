@@ -24,11 +24,8 @@ const uint STRIPS_EACH = KEYS / SIDE_M;
 const uint KEY_MATRICES = STRIPS_EACH * DIM_STEPS;
 const uint PASS_KEYS = SUBGROUPS * KEYS;
 const uint STAGED_ROWS = 128u;
-#ifndef KAS_TILES_EACH
-#define KAS_TILES_EACH 2u
-#endif
-const uint TILES_EACH = KAS_TILES_EACH; /* matrices of logits side by side */
-const uint STAGED_TURNS = STAGED_ROWS / (TILES_EACH * SIDE_N);
+const uint TILES_EACH = 2u; /* matrices of query rows that are worked on at once */
+const uint TURN_ROWS = TILES_EACH * SIDE_N;
 
 shared uvec4 stage[STAGED_ROWS * STRIDE];
 shared vec4 row_lse[STAGED_ROWS / 4u]; /* in units of log 2; infinite where the row weighs nothing */
@@ -109,7 +106,7 @@ void take_keys(out MATRIX_A k[KEY_MATRICES])
 
 /* ---- Weights ---------------------------------------------------------------------------------------------------- */
 
-/* Adds the weights that staged rows first .. first + TILES_EACH * N - 1 give. */
+/* Adds the weights that staged rows first .. first + TURN_ROWS - 1 give. */
 void add_weights(MATRIX_A k[KEY_MATRICES], uint first, float scale, bool estimated,
                  inout MATRIX_SUM pooled[STRIPS_EACH])
 {
@@ -171,8 +168,9 @@ void score_block(kas_sequence s, kas_tile t, uint row, uint begin, uint at)
             for (uint chunk = 0u; chunk < row_count; chunk += STAGED_ROWS) {
                 if (!queries_stay)
                     stage_queries(tile_rows(t, g), s, chunk);
-                for (uint n = 0u; n < STAGED_TURNS; n++)
-                    add_weights(k, n * TILES_EACH * SIDE_N, scale, estimated, pooled);
+                uint staged = kas_min2(STAGED_ROWS, row_count - chunk);
+                for (uint n = 0u; n < staged; n += TURN_ROWS)
+                    add_weights(k, n, scale, estimated, pooled);
             }
         }
         [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++) {

@@ -28,5 +28,5 @@ void main()
     uint end = kas_min2(begin + QUERIES, t.query_end);
     if (begin >= end)
         return;
-    attend_queries(s, list_and_own(s, t, mapped_row(gl_WorkGroupID.y), u, end), gl_WorkGroupID.y, begin, end);
+    cover_queries(s, list_and_own(s, t, mapped_row(gl_WorkGroupID.y), u, end), gl_WorkGroupID.y, begin, end);
 }
