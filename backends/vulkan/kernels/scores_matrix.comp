@@ -1,9 +1,9 @@
 #version 450
 /*
- * scores_matrix.comp - scores on cooperative matrices: 2048 candidates of a tile, whose query rows stay in shared memory
- * where they fit. Keys are the rows of the products: a subgroup holds some of them in registers and adds up weights
- * element by element while queries pass by and its next keys load. Subgroups do not wait for each other, so that the
- * products of one run beside the exponentials of another.
+ * scores_matrix.comp - scores on cooperative matrices: 2048 candidates of a tile, whose query rows stay in shared
+ * memory where they fit. Keys are the rows of the products: a subgroup holds some of them in registers and adds up
+ * weights element by element while queries pass by and its next keys load. Subgroups do not wait for each other, so
+ * that the products of one run beside the exponentials of another.
  */
 #extension GL_GOOGLE_include_directive : require
 #pragma use_vulkan_memory_model
@@ -54,7 +54,7 @@ void stage_queries(row_block rows, kas_sequence s, uint first)
     barrier();
 }
 
-/* ---- Keys: from memory through the subgroup's strip, a part of their dimensions at a time -------------------------- */
+/* ---- Keys: from memory through the subgroup's strip, a part of their dimensions at a time ------------------------ */
 
 const uint PART_STEPS = DIM_STEPS % 2u == 0u ? 2u : 1u; /* matrices side by side */
 const uint PARTS = DIM_STEPS / PART_STEPS;
