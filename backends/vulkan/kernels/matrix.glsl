@@ -25,11 +25,13 @@ layout(constant_id = KAS_CONSTANT_MATRIX_K) const uint SIDE_K = 16;
 const uint SIDE_NK = SIDE_N > SIDE_K ? SIDE_N : SIDE_K;
 const uint SUBGROUPS = INVOCATIONS / SUBGROUP;
 const uint ROW_LANES = SUBGROUP / SIDE_M; /* that share a row of the strip */
-/* Keys that a subgroup works on at once: eight halves at least for each lane of a row. */
+/* Keys that a subgroup works on at once: where a strip holds weights, eight halves at least for each lane of a row. */
 #if defined(KAS_MATRIX2)
 const uint WANTED_KEYS = 64u;
 #elif defined(KAS_OWN_KEYS)
 const uint WANTED_KEYS = 8u * ROW_LANES;
+#elif defined(KAS_NARROW_STRIPS)
+const uint WANTED_KEYS = 32u;
 #else
 const uint WANTED_KEYS = 8u * ROW_LANES > 32u ? 8u * ROW_LANES : 32u;
 #endif
@@ -133,6 +135,7 @@ float strip_value(uint row, uint column)
     return uintBitsToFloat(strips[strip_at() + row * STRIP_STRIDE + column / 4u][column % 4u]);
 }
 
+#ifndef KAS_NARROW_STRIPS
 /* Makes this invocation's LANE_KEYS values halves of the strip. */
 void store_halves(float value[LANE_KEYS])
 {
@@ -142,6 +145,7 @@ void store_halves(float value[LANE_KEYS])
             uvec4(packHalf2x16(vec2(value[i], value[i + 1u])), packHalf2x16(vec2(value[i + 2u], value[i + 3u])),
                   packHalf2x16(vec2(value[i + 4u], value[i + 5u])), packHalf2x16(vec2(value[i + 6u], value[i + 7u])));
 }
+#endif
 
 /* Element i stands for row index / N, column index % N. */
 MATRIX_SUM make_indices()

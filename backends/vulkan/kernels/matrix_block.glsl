@@ -8,7 +8,7 @@ const uint KEYS = STRIP_KEYS; /* in a block */
 const uint BUFFERS = 1u;      /* blocks that are staged: that which is read, and where there are two the next one */
 const uint ROW_STRIPS = 1u;   /* matrices of rows that a subgroup takes */
 #else
-const uint KEYS = STRIP_KEYS > 64u ? STRIP_KEYS : 64u;
+const uint KEYS = 64u;
 const uint BUFFERS = 2u;
 const uint ROW_STRIPS = 2u;
 #endif
