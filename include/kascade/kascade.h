@@ -298,7 +298,10 @@ typedef struct kas_timer kas_timer;
 KAS_API kas_status kas_timer_create(kas_context *context, uint32_t marks, kas_timer **timer);
 KAS_API void kas_timer_destroy(kas_timer *timer);
 
-/* Records mark `index` when the stream reaches this point; not blocking. Errors: INVALID_ARGUMENT, DRIVER. */
+/*
+ * Records mark `index` when the stream reaches this point; not blocking. Mark 0 begins a round: the marks after it are
+ * recorded on the same stream, and those of the round before can no longer be read. Errors: INVALID_ARGUMENT, DRIVER.
+ */
 KAS_API kas_status kas_timer_mark(kas_timer *timer, kas_stream *stream, uint32_t index);
 
 /* Milliseconds between two recorded marks. Call it after kas_stream_wait. Errors: INVALID_ARGUMENT, STATE (a mark was
