@@ -213,7 +213,7 @@ static void misuse(void **state)
                           plan), "12 layers");
     expect(2, run_command("calibrate --text %s -o %s --max-loss 5x", text, plan), "--max-loss is '5x'");
     expect(2, run_command("calibrate --text %s -o %s --max-loss -1%%", text, plan), "--max-loss");
-    expect(2, run_command("calibrate --text %s -o %s --tile 48", text, plan), "--tile is 48");
+    expect(2, run_command("calibrate --text %s -o %s --tile 48", text, plan), "--tile is '48'");
     expect(2, run_command("calibrate --text %s -o %s --objective best", text, plan), "best");
     expect(2, run_command("calibrate --text %s -o %s --length 100", text, plan), "--length is 100");
     expect(2, run_command("calibrate --text %s -o %s --prompts 100", text, plan), "need");
