@@ -370,8 +370,7 @@ static kas_status size_phase(kas_session *session, kas_phase phase, uint64_t lim
         uint32_t score_splits = kas_most_score_splits(shape);
         if (shape->team)
             score_splits = kas_max_u32(score_splits, kas_plan_team(shape, shape->max_keys, 1).splits);
-        kas_splits select = kas_plan_select_splits(shape, shape->max_keys);
-        uint32_t select_splits = select.splits > 1 ? select.splits : 0;
+        uint32_t select_splits = kas_plan_select_splits(shape, shape->max_keys).splits;
         kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true, splits,
                         score_splits, select_splits, UINT64_MAX, &whole);
         fits = kas_plan_decode(shape, shape->max_batch, shape->max_decode_queries, stride, shape->list_rows, true,

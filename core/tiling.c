@@ -152,7 +152,7 @@ bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, u
     uint64_t partial_rows = query_rows * attend_splits, sum_rows = scored_rows * score_splits;
     /* Counts of select_split lie where the sums of its scores were. */
     uint64_t sums = 2 * sizeof(float) * (partial_rows > sum_rows ? partial_rows : sum_rows);
-    uint64_t counts = (uint64_t)rows * select_splits * KAS_SELECT_WORDS * sizeof(uint32_t);
+    uint64_t counts = select_splits > 1 ? (uint64_t)rows * select_splits * KAS_SELECT_WORDS * sizeof(uint32_t) : 0;
     uint64_t sizes[4] = {
         scores ? (uint64_t)rows * stride * sizeof(float) : 0,
         scored_rows * stride * sizeof(float),

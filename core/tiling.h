@@ -77,7 +77,8 @@ bool kas_plan_prefill(const kas_shape *shape, uint32_t batch, uint32_t queries, 
 
 /*
  * Decode likewise: partial results of `attend` splits (0: none) and, with rows, logits of `score` splits in rows of
- * `stride` floats. scores: the chain needs a section for them. select: splits of select_split, 0 for none.
+ * `stride` floats. scores: the chain needs a section for them. select: splits of a list; one work group alone leaves no
+ * counts.
  */
 bool kas_plan_decode(const kas_shape *shape, uint32_t batch, uint32_t queries, uint32_t stride, uint32_t rows,
                      bool scores, uint32_t attend_splits, uint32_t score_splits, uint32_t select_splits,

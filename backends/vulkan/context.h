@@ -120,8 +120,9 @@ kas_status kas_vulkan_buffer_import(kas_backend_context *context, uint64_t handl
                                     kas_backend_buffer **buffer);
 void kas_vulkan_buffer_destroy(kas_backend_context *context, kas_backend_buffer *buffer);
 void *kas_vulkan_buffer_host(kas_backend_buffer *buffer);
-/* Releases what was destroyed before all busy streams became so; the caller holds context->lock. */
+/* Releases the memory that small buffers shared; none of them is left. */
 void kas_vulkan_blocks_destroy(kas_backend_context *context);
+/* Releases what was destroyed before all busy streams became so; the caller holds context->lock. */
 void kas_vulkan_release_buried(kas_backend_context *context);
 
 /* Memory that host and device both reach, mapped for as long as it lives. */

@@ -183,7 +183,7 @@ static matrix_group plan_matrix_group(const kas_vulkan_limits *limits, const kas
     keys = kas_max_u32(block ? kas_max_u32(keys, 32) : keys, kas_max_u32(side[1], side[2]));
     if (block) {
         subgroups = kas_min_u32(128 / side[0], code->invocations / limits->subgroup_size);
-        staged = kas_max_u32(2 * keys, 64);
+        staged = 2 * keys;
         strip_stride = (keys / 4) | 1;
     } else {
         uint32_t together = side[0] > 16 ? 32 : 64;

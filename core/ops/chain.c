@@ -220,18 +220,12 @@ static bool has_teams(const kas_work *work, const chain *c)
     return 4 * groups * row->team >= shape->enough_groups;
 }
 
-static uint32_t select_splits(const kas_work *work)
-{
-    kas_splits splits = kas_work_select_splits(work);
-    return splits.splits > 1 ? splits.splits : 0;
-}
-
 static kas_status run_decode(kas_work *work, chain *c)
 {
     c->score_stride = kas_score_stride(work->keys);
     c->team = has_teams(work, c);
     bool fits = kas_plan_decode(&work->session->shape, work->batch, work->queries, c->score_stride, c->rows, !c->team,
-                                partial_splits(work, c), score_splits(work, c), select_splits(work),
+                                partial_splits(work, c), score_splits(work, c), kas_work_select_splits(work).splits,
                                 work->session->scratch_size, &c->scratch);
     KAS_TRY(check_plan(fits, &c->scratch, work));
     c->scores = scratch_slice(work, c->scratch.scores);
@@ -474,7 +468,7 @@ kas_status kas_select(kas_session *session, kas_stream *stream, kas_phase phase,
     if (phase == KAS_PHASE_PREFILL)
         return run_scored(&work, session->context->info.max_group_count[2], &c, select_piece);
     bool fits = kas_plan_decode(&session->shape, work.batch, work.queries, 0, session->block.list_rows, false, 0, 0,
-                                select_splits(&work), session->scratch_size, &c.scratch);
+                                kas_work_select_splits(&work).splits, session->scratch_size, &c.scratch);
     KAS_TRY(check_plan(fits, &c.scratch, &work));
     return run_scored(&work, c.scratch.sequences, &c, select_piece);
 }
