@@ -186,11 +186,12 @@ static void locate_block(const cell *c, uint32_t g, const key_source *source, ui
 }
 
 /* Asks for a row of K or V that is needed soon. Rows of one kv head lie far apart, where the processor sees no
-   pattern. */
+   pattern. Into the second level: what is asked for into the first holds one of its few miss buffers, which loads need
+   as well, until memory answers. */
 INLINE void prefetch_row(const void *row, uint32_t bytes)
 {
     for (uint32_t at = 0; at < bytes; at += CACHE_LINE)
-        __builtin_prefetch((const char *)row + at, 0, 3);
+        __builtin_prefetch((const char *)row + at, 0, 2);
 }
 
 static inline uint32_t row_bytes(const cell *c)
