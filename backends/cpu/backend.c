@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define MOST_THREADS 1024u
+#define LEAST_CELLS 4u /* a thread, where a cell could take more rows: threads end at different times */
 
 struct kas_backend_context {
     uint32_t thread_count; /* the calling thread included */
@@ -31,7 +32,7 @@ struct kas_backend_stream {
 };
 
 struct kas_backend_kernel {
-    kas_cpu_kernel run;
+    const kas_cpu_code *code;
     kas_dtype dtype;
 };
 
@@ -53,17 +54,26 @@ typedef struct cells {
 static void run_cells(void *user, uint32_t thread)
 {
     cells *all = user;
-    const uint32_t *grid = all->grid;
+    uint32_t width = all->grid[0], step = all->job->step;
     void *scratch = all->context->scratch + (size_t)thread * KAS_CPU_SCRATCH_BYTES;
-    uint64_t count = (uint64_t)grid[0] * grid[1] * grid[2];
+    uint64_t steps = kas_div_up(all->grid[1], step), plane_size = steps * all->grid[2], count = width * plane_size;
     for (;;) {
         uint64_t taken = atomic_fetch_add_explicit(&all->next, 1, memory_order_relaxed);
         if (taken >= count)
             return;
-        uint32_t plane = (uint32_t)(taken % ((uint64_t)grid[1] * grid[2]));
-        uint32_t x = grid[0] - 1 - (uint32_t)(taken / ((uint64_t)grid[1] * grid[2]));
-        all->run(all->job, x, plane % grid[1], plane / grid[1], scratch);
+        uint64_t plane = taken % plane_size;
+        uint32_t x = width - 1 - (uint32_t)(taken / plane_size);
+        all->run(all->job, x, (uint32_t)(plane % steps) * step, (uint32_t)(plane / steps), scratch);
     }
+}
+
+/* Rows of the grid a cell: as many as leave every thread some cells. */
+static uint32_t rows_of_cells(const kas_backend_context *context, const kas_cpu_code *code, const uint32_t *grid)
+{
+    uint64_t all = (uint64_t)grid[0] * grid[1] * grid[2];
+    uint64_t fair = all / ((uint64_t)LEAST_CELLS * context->thread_count);
+    uint32_t most = kas_min_u32(kas_max_u32(code->most_rows, 1), grid[1]);
+    return fair < 1 ? 1 : fair < most ? (uint32_t)fair : most;
 }
 
 static void run_job(kas_backend_context *context, const kas_cpu_job *job, kas_cpu_kernel run, const uint32_t *grid)
@@ -259,7 +269,7 @@ static kas_status cpu_kernel_load(kas_backend_context *context, const kas_varian
     kas_backend_kernel *made = kas_alloc(1, sizeof(*made));
     if (!made)
         return kas_fail_memory();
-    made->run = ((const kas_cpu_code *)variant->code)->run;
+    made->code = variant->code;
     made->dtype = spec->dtype;
     *kernel = made;
     return KAS_OK;
@@ -273,13 +283,15 @@ static void cpu_kernel_unload(kas_backend_context *context, kas_backend_kernel *
 
 static kas_status cpu_launch(kas_backend_stream *stream, const kas_launch *launch)
 {
+    const kas_cpu_code *code = launch->kernel->code;
     kas_cpu_job job = {.call = &launch->call, .dtype = launch->kernel->dtype, .rows = launch->grid[1]};
+    job.step = rows_of_cells(stream->context, code, launch->grid);
     for (int i = 0; i < KAS_SLOT_COUNT; i++)
         if (launch->bindings[i].buffer)
             job.slot[i] = launch->bindings[i].buffer->memory + launch->bindings[i].offset;
     job.session = job.slot[KAS_SLOT_SESSION];
     job.words = (const uint32_t *)(job.session + 1);
-    run_job(stream->context, &job, launch->kernel->run, launch->grid);
+    run_job(stream->context, &job, code->run, launch->grid);
     return KAS_OK;
 }
 

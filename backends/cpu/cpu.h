@@ -17,11 +17,17 @@ typedef struct kas_cpu_job {
     const uint32_t *words; /* the tables behind the block */
     const kas_call *call;
     kas_dtype dtype;
-    uint32_t rows; /* the y extent of the grid */
+    uint32_t rows; /* the y extent of the grid, */
+    uint32_t step; /* of which a cell takes so many */
     void *slot[KAS_SLOT_COUNT];
 } kas_cpu_job;
 
-/* One cell (x, y, z) of the grid. Cells run in any order and on any thread; `scratch` is the thread's own. */
+/* Rows of the grid that a cell may take side by side, where its kernel can: rows of K and V of the kv heads of a key
+   follow each other in memory, which answers faster where it is read in its order. */
+#define KAS_CPU_CELL_ROWS 8u
+
+/* One cell of the grid: (x, y, z) to (x, y + step - 1, z) as far as there are rows. Cells run in any order and on any
+   thread; `scratch` is the thread's own. */
 typedef void (*kas_cpu_kernel)(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, void *scratch);
 
 /* Queries of one cell of attend and lse. */
@@ -33,6 +39,7 @@ typedef void (*kas_cpu_kernel)(const kas_cpu_job *job, uint32_t x, uint32_t y, u
 /* What kas_variant.code points to. */
 typedef struct kas_cpu_code {
     kas_cpu_kernel run;
+    uint32_t most_rows; /* of a cell; 0: one */
 } kas_cpu_code;
 
 #if defined(__x86_64__)

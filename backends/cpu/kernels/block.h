@@ -37,7 +37,7 @@ typedef struct workspace {
     key_block blocks[2];      /* the one at work and the one being fetched */
 } workspace;
 
-_Static_assert(sizeof(workspace) <= KAS_CPU_SCRATCH_BYTES, "a thread's scratch holds the workspace");
+_Static_assert(KAS_CPU_CELL_ROWS * sizeof(workspace) <= KAS_CPU_SCRATCH_BYTES, "a thread's scratch holds the workspaces");
 
 /* Rows [first, first + count) of kv head g: row n is head n % R of query query_begin + n / R. */
 typedef struct row_set {
@@ -239,33 +239,87 @@ static void normalise_rows(const cell *c, uint32_t rows, workspace *w)
     }
 }
 
-/* The whole softmax (and, with_v, output) of a set of rows over a source. */
-static void attend_rows(const row_set *rows, const key_source *source, bool with_v, workspace *w)
+/* A walk over the blocks of a source for several sets of rows: a block of every set's kv head in turn, then the next
+   ones. */
+typedef struct block_walk {
+    const row_set *rows;
+    uint32_t sets;
+    const key_source *source;
+    uint32_t set, begin;     /* of `block` */
+    key_block *block, *next; /* `next` is the one to come, empty at the end */
+} block_walk;
+
+static void locate_next(block_walk *walk)
+{
+    bool last = walk->set + 1 == walk->sets;
+    const row_set *rows = last ? walk->rows : &walk->rows[walk->set + 1];
+    locate_block(rows->c, rows->g, walk->source, last ? walk->begin + BLOCK_KEYS : walk->begin, walk->next);
+}
+
+/* Asks for the first block as well. */
+static block_walk walk_blocks(const row_set *rows, uint32_t sets, const key_source *source, bool with_v, workspace *w)
+{
+    block_walk walk = {rows, sets, source, 0, source->begin, &w->blocks[0], &w->blocks[1]};
+    locate_block(rows->c, rows->g, source, source->begin, walk.block);
+    prefetch_rows(rows->c, walk.block->k, 0, BLOCK_KEYS);
+    if (with_v)
+        prefetch_rows(rows->c, walk.block->v, 0, BLOCK_KEYS);
+    locate_next(&walk);
+    return walk;
+}
+
+static inline bool has_block(const block_walk *walk)
+{
+    return walk->begin < walk->source->end;
+}
+
+static void next_block(block_walk *walk)
+{
+    key_block *done = walk->block;
+    walk->block = walk->next;
+    walk->next = done;
+    if (++walk->set == walk->sets) {
+        walk->set = 0;
+        walk->begin += BLOCK_KEYS;
+    }
+    locate_next(walk);
+}
+
+static void attend_keys(const row_set *rows, const block_walk *walk, bool with_v, workspace *w)
 {
     const cell *c = rows->c;
     bool few = is_few(c, rows->count);
     uint32_t count = padded_rows(few, rows->count);
-    key_block *block = &w->blocks[0], *next = &w->blocks[1];
-    locate_block(c, rows->g, source, source->begin, block);
-    prefetch_rows(c, block->k, 0, BLOCK_KEYS);
-    if (with_v)
-        prefetch_rows(c, block->v, 0, BLOCK_KEYS);
-    load_rows(rows, few, w);
-    for (uint32_t begin = source->begin; begin < source->end; begin += BLOCK_KEYS) {
-        locate_block(c, rows->g, source, begin + BLOCK_KEYS, next);
-        uint32_t first = few ? 0 : first_seeing(block, count, w);
-        if (few)
-            attend_few(c, count, block, next, with_v, w);
-        else if (first < count)
-            attend_many(c, first, count, block, next, with_v, w->logits, w);
-        key_block *done = block;
-        block = next;
-        next = done;
-    }
+    uint32_t first = few ? 0 : first_seeing(walk->block, count, w);
     if (few)
+        attend_few(c, count, walk->block, walk->next, with_v, w);
+    else if (first < count)
+        attend_many(c, first, count, walk->block, walk->next, with_v, w->logits, w);
+}
+
+static void end_rows(const row_set *rows, bool with_v, workspace *w)
+{
+    if (is_few(rows->c, rows->count))
         sum_few(rows->count, w);
     if (with_v)
-        normalise_rows(c, rows->count, w);
+        normalise_rows(rows->c, rows->count, w);
+}
+
+/* The whole softmax (and, with_v, output) of `sets` sets of rows over a source, each set in its own workspace. */
+static void attend_sets(const row_set *rows, uint32_t sets, const key_source *source, bool with_v, workspace *w)
+{
+    block_walk walk = walk_blocks(rows, sets, source, with_v, w);
+    for (uint32_t n = 0; n < sets; n++)
+        load_rows(&rows[n], is_few(rows[n].c, rows[n].count), &w[n]);
+    for (; has_block(&walk); next_block(&walk))
+        attend_keys(&rows[walk.set], &walk, with_v, &w[walk.set]);
+    for (uint32_t n = 0; n < sets; n++)
+        end_rows(&rows[n], with_v, &w[n]);
+}
+
+static void attend_rows(const row_set *rows, const key_source *source, bool with_v, workspace *w)
+{
+    attend_sets(rows, 1, source, with_v, w);
 }
 
 /* ---- Storing ----------------------------------------------------------------------------------------------------- */

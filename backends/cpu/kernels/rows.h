@@ -31,8 +31,8 @@ const kas_cpu_rows ROWS = {
     .select = {select_keys},
     .sparse = {sparse},
     .publish = {publish},
-    .attend_split = {attend_split},
+    .attend_split = {attend_split, KAS_CPU_CELL_ROWS},
     .sparse_split = {sparse_split},
-    .logits = {logits},
+    .logits = {logits, KAS_CPU_CELL_ROWS},
     .pool = {pool},
 };

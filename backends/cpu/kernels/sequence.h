@@ -16,6 +16,12 @@ typedef struct cell {
     kas_sequence sequence;
 } cell;
 
+/* Rows of the cell that begins at row y. */
+static inline uint32_t cell_rows(const kas_cpu_job *job, uint32_t y)
+{
+    return kas_min_u32(job->step, job->rows - y);
+}
+
 static inline void raise_bits(const kas_cpu_job *job, uint32_t bits)
 {
     atomic_fetch_or_explicit((_Atomic uint32_t *)job->slot[KAS_SLOT_STATUS], bits, memory_order_relaxed);

@@ -7,5 +7,6 @@ static void sparse_split(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_
         return;
     kas_tile tile = tile_of(&c, 0);
     uint32_t row = mapped_row(&c, c.session->head_map_at, y);
-    attend_split_of(&c, x, y, tile_source(&c, row, 0, &tile, c.sequence.queries), scratch);
+    row_set rows = {.c = &c, .g = y};
+    attend_split_of(&rows, 1, x, tile_source(&c, row, 0, &tile, c.sequence.queries), scratch);
 }
