@@ -255,13 +255,16 @@ static size_t row_of(const sequence *q, uint32_t position)
     return ((size_t)q->pages[position / PAGE] * PAGE + position % PAGE) * ROW;
 }
 
+/* A write for each page: devices wait for every one. */
 static void append(server *s, const sequence *q, pool *p)
 {
-    for (uint32_t position = q->length - q->queries; position < q->length; position++) {
-        size_t row = row_of(q, position);
-        for (uint32_t i = 0; i < ROW; i++)
+    for (uint32_t position = q->length - q->queries; position < q->length;) {
+        uint32_t page_end = (position / PAGE + 1) * PAGE, end = page_end < q->length ? page_end : q->length;
+        size_t row = row_of(q, position), count = (size_t)(end - position) * ROW;
+        for (size_t i = 0; i < count; i++)
             storage_put(dtype, p->bytes, row + i, (float)storage_random_normal(&s->random));
-        write(s, p->buffer, row * 2, p->bytes + row * 2, ROW * 2);
+        write(s, p->buffer, row * 2, p->bytes + row * 2, count * 2);
+        position = end;
     }
 }
 
