@@ -6,8 +6,7 @@
 #include <string.h>
 
 typedef struct expectation {
-    bool has_dense;
-    oracle_output dense;
+    oracle_output dense; /* lse NULL: nothing yet; out NULL: the log-sum-exp alone */
     oracle_output sparse;
     oracle_lists sparse_lists; /* what `sparse` was made from; entries NULL: nothing yet */
     uint32_t *sparse_rows;
@@ -56,17 +55,31 @@ static expectation *entry_at(expect_cache *cache, uint32_t call, uint32_t layer,
     return &cache->entries[((size_t)call * cache->data->layers + layer) * cache->data->c->batch + b];
 }
 
-const oracle_output *expect_dense(expect_cache *cache, uint32_t call, uint32_t layer, uint32_t b)
+static void compute_dense(expect_cache *cache, uint32_t call, uint32_t layer, uint32_t b, bool with_out)
 {
     const case_data *data = cache->data;
     expectation *entry = entry_at(cache, call, layer, b);
-    if (!entry->has_dense) {
-        data_call at = data_call_at(data, call);
-        oracle_sequence s = data_sequence(data, &at, layer, b);
-        entry->dense =
-            oracle_attend(&data->rule, &s, data->c->dtype, NULL, NULL, &data->dirty[b * data->c->kv_heads]);
-        entry->has_dense = true;
-    }
+    data_call at = data_call_at(data, call);
+    oracle_sequence s = data_sequence(data, &at, layer, b);
+    if (!with_out)
+        s.v = NULL;
+    oracle_output_free(&entry->dense);
+    entry->dense = oracle_attend(&data->rule, &s, data->c->dtype, NULL, NULL, &data->dirty[b * data->c->kv_heads]);
+}
+
+const oracle_output *expect_dense(expect_cache *cache, uint32_t call, uint32_t layer, uint32_t b)
+{
+    expectation *entry = entry_at(cache, call, layer, b);
+    if (!entry->dense.out)
+        compute_dense(cache, call, layer, b, true);
+    return &entry->dense;
+}
+
+const oracle_output *expect_lse(expect_cache *cache, uint32_t call, uint32_t layer, uint32_t b)
+{
+    expectation *entry = entry_at(cache, call, layer, b);
+    if (!entry->dense.lse)
+        compute_dense(cache, call, layer, b, false);
     return &entry->dense;
 }
 
@@ -134,7 +147,7 @@ const double *expect_scores(expect_cache *cache, uint32_t call, uint32_t layer, 
     if (!*scores) {
         oracle_tile found = oracle_tile_at(&data->rule, &s, tile);
         *scores = memory_alloc(found.candidates, sizeof(double));
-        oracle_pool(&data->rule, &s, &found, row, expect_dense(cache, call, layer, b)->lse, false, *scores);
+        oracle_pool(&data->rule, &s, &found, row, expect_lse(cache, call, layer, b)->lse, false, *scores);
     }
     return *scores;
 }

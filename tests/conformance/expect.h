@@ -12,8 +12,9 @@ typedef struct expect_cache expect_cache;
 expect_cache *expect_make(const case_data *data);
 void expect_free(expect_cache *cache);
 
-/* Dense attention and exact log-sum-exp of sequence b. */
+/* Dense attention of sequence b with its log-sum-exp, or of it the log-sum-exp alone, which is half the work. */
 const oracle_output *expect_dense(expect_cache *cache, uint32_t call, uint32_t layer, uint32_t b);
+const oracle_output *expect_lse(expect_cache *cache, uint32_t call, uint32_t layer, uint32_t b);
 
 /*
  * Attention of sequence b over lists read through `rows`, which a device may have chosen: the newest result of each

@@ -124,7 +124,7 @@ typedef struct query_row {
     uint32_t count;
     double *weights;      /* [count] */
     float *plain_weights; /* [count] */
-    double *out;          /* [head_dim] */
+    double *out;          /* [head_dim]; NULL without v */
     float *plain_out;     /* [head_dim] */
 } query_row;
 
@@ -162,29 +162,50 @@ static void gather_keys(query_row *row, const oracle_lists *lists, uint32_t list
         add_key(row, j);
 }
 
+/* The mean of the keys' v by the row's weights, whose sum is given. */
+static void average_exact(query_row *row, uint32_t g, double sum)
+{
+    uint32_t dim = row->rule->head_dim;
+    memset(row->out, 0, dim * sizeof(double));
+    for (uint32_t n = 0; n < row->count; n++) {
+        const float *v = row_of(row->rule, row->sequence->v, row->keys[n], g);
+        for (uint32_t d = 0; d < dim; d++)
+            row->out[d] += row->weights[n] * v[d];
+    }
+    for (uint32_t d = 0; d < dim && row->count > 0; d++)
+        row->out[d] /= sum;
+}
+
 static double attend_exact(query_row *row)
 {
     const oracle_rule *rule = row->rule;
     uint32_t g = row->head / (rule->heads / rule->kv_heads);
     const float *q = query_of(rule, row->sequence, row->query, row->head);
     double most = -INFINITY, sum = 0.0;
-    memset(row->out, 0, rule->head_dim * sizeof(double));
     for (uint32_t n = 0; n < row->count; n++) {
         row->weights[n] = rule->scale * dot_exact(q, row_of(rule, row->sequence->k, row->keys[n], g), rule->head_dim);
         most = fmax(most, row->weights[n]);
     }
     for (uint32_t n = 0; n < row->count; n++) {
-        const float *v = row_of(rule, row->sequence->v, row->keys[n], g);
-        double weight = exp(row->weights[n] - most);
-        sum += weight;
-        for (uint32_t d = 0; d < rule->head_dim; d++)
-            row->out[d] += weight * v[d];
+        row->weights[n] = exp(row->weights[n] - most);
+        sum += row->weights[n];
     }
-    if (row->count == 0)
-        return -INFINITY;
-    for (uint32_t d = 0; d < rule->head_dim; d++)
-        row->out[d] /= sum;
-    return most + log(sum);
+    if (row->out)
+        average_exact(row, g, sum);
+    return row->count > 0 ? most + log(sum) : -INFINITY;
+}
+
+static void average_plain(query_row *row, uint32_t g, float sum)
+{
+    uint32_t dim = row->rule->head_dim;
+    memset(row->plain_out, 0, dim * sizeof(float));
+    for (uint32_t n = 0; n < row->count; n++) {
+        const float *v = row_of(row->rule, row->sequence->v, row->keys[n], g);
+        for (uint32_t d = 0; d < dim; d++)
+            row->plain_out[d] += row->plain_weights[n] * v[d];
+    }
+    for (uint32_t d = 0; d < dim && row->count > 0; d++)
+        row->plain_out[d] = storage_round(row->dtype, row->plain_out[d] / sum);
 }
 
 static float attend_plain(query_row *row)
@@ -193,25 +214,19 @@ static float attend_plain(query_row *row)
     uint32_t g = row->head / (rule->heads / rule->kv_heads);
     const float *q = query_of(rule, row->sequence, row->query, row->head);
     float most = -INFINITY, sum = 0.0f;
-    memset(row->plain_out, 0, rule->head_dim * sizeof(float));
     for (uint32_t n = 0; n < row->count; n++) {
         const float *k = row_of(rule, row->sequence->k, row->keys[n], g);
         row->plain_weights[n] = (float)rule->scale * dot_plain(q, k, rule->head_dim);
         most = fmaxf(most, row->plain_weights[n]);
     }
     for (uint32_t n = 0; n < row->count; n++) {
-        const float *v = row_of(rule, row->sequence->v, row->keys[n], g);
         float weight = expf(row->plain_weights[n] - most);
-        float rounded = storage_round(row->dtype, weight);
+        row->plain_weights[n] = storage_round(row->dtype, weight);
         sum += weight;
-        for (uint32_t d = 0; d < rule->head_dim; d++)
-            row->plain_out[d] += rounded * v[d];
     }
-    if (row->count == 0)
-        return -INFINITY;
-    for (uint32_t d = 0; d < rule->head_dim; d++)
-        row->plain_out[d] = storage_round(row->dtype, row->plain_out[d] / sum);
-    return most + logf(sum);
+    if (row->out)
+        average_plain(row, g, sum);
+    return row->count > 0 ? most + logf(sum) : -INFINITY;
 }
 
 /* Keeps the larger; a NaN is never kept. */
@@ -223,7 +238,7 @@ static void raise_to(double *most, double value)
 
 static void measure(oracle_output *output, const query_row *row, double lse, float plain_lse)
 {
-    for (uint32_t d = 0; d < row->rule->head_dim; d++) {
+    for (uint32_t d = 0; d < row->rule->head_dim && row->out; d++) {
         raise_to(&output->out_error, fabs(row->plain_out[d] - row->out[d]));
         raise_to(&output->out_most, fabs(row->out[d]));
     }
@@ -301,7 +316,7 @@ static void attend_query(void *user, uint32_t query)
         if (part->dirty && part->dirty[g])
             continue;
         size_t at = (size_t)query * rule->heads + row->head;
-        row->out = part->output.out + at * rule->head_dim;
+        row->out = part->output.out ? part->output.out + at * rule->head_dim : NULL;
         gather_keys(row, part->lists, part->list_rows ? part->list_rows[g] : g);
         part->output.lse[at] = attend_exact(row);
         measure(&part->output, row, part->output.lse[at], attend_plain(row));
@@ -328,7 +343,7 @@ oracle_output oracle_attend(const oracle_rule *rule, const oracle_sequence *sequ
     void *users[MOST_THREADS] = {NULL};
     size_t rows = (size_t)sequence->queries * rule->heads;
     uint32_t threads = threads_for((double)rows * sequence->keys * rule->head_dim);
-    output.out = memory_alloc(rows * rule->head_dim, sizeof(double));
+    output.out = sequence->v ? memory_alloc(rows * rule->head_dim, sizeof(double)) : NULL;
     output.lse = memory_alloc(rows, sizeof(double));
     size_t most = (size_t)sequence->keys + (lists ? lists->width : 0);
     for (uint32_t t = 0; t < threads; t++) {

@@ -22,7 +22,7 @@ typedef struct oracle_sequence {
     uint32_t queries, keys; /* no keys at all: no query sees anything */
     uint32_t final_len;
     const float *q;     /* [queries][heads][head_dim] */
-    const float *k, *v; /* [keys][kv_heads][head_dim] */
+    const float *k, *v; /* [keys][kv_heads][head_dim]; v NULL: nothing but the log-sum-exp is wanted */
     const bool *absent; /* [keys]; NULL: every key is there */
 } oracle_sequence;
 
@@ -42,7 +42,7 @@ typedef struct oracle_lists {
 
 /* A result and how far `ref` is from it; errors and maxima cover the rows that were computed. */
 typedef struct oracle_output {
-    double *out; /* [queries][heads][head_dim] */
+    double *out; /* [queries][heads][head_dim]; NULL without v */
     double *lse; /* [queries][heads] */
     double out_error, out_most;
     double lse_error, lse_most;

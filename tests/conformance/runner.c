@@ -288,7 +288,7 @@ static bool check_dense(runner *r, const char *what, uint32_t index, uint32_t la
     data_call call = data_call_at(r->data, index);
     const oracle_output *outputs[CASE_MAX_BATCH];
     for (uint32_t b = 0; b < r->c->batch; b++)
-        outputs[b] = expect_dense(r->expected, index, layer, b);
+        outputs[b] = with_out ? expect_dense(r->expected, index, layer, b) : expect_lse(r->expected, index, layer, b);
     return check_outputs(r, what, &call, outputs, with_out, with_lse);
 }
 
@@ -569,8 +569,10 @@ static bool check_published(runner *r, uint32_t index, uint32_t layer)
         oracle_sequence s = data_sequence(r->data, &call, layer, b);
         oracle_lists lists = {0};
         oracle_output estimate = {0};
+        oracle_sequence keys = s;
+        keys.v = NULL;
         if (is_estimated(r, layer))
-            estimate = oracle_attend(&r->data->rule, &s, r->c->dtype, &r->published[b],
+            estimate = oracle_attend(&r->data->rule, &keys, r->c->dtype, &r->published[b],
                                      r->data->rule.all_heads ? (const uint32_t[64]){0} : normalizer_map(r, layer),
                                      &r->data->dirty[b * r->c->kv_heads]);
         bool good = read_lists(r, &source, &s, layer, b, &lists) &&
@@ -595,12 +597,14 @@ static bool run_layer(runner *r, uint32_t index, uint32_t layer)
     snprintf(what, sizeof(what), "layer %u", layer);
     if (!ok(r, what, status))
         return false;
+    /* A dense layer's attention first: its log-sum-exp serves its lists as well. */
+    bool dense = role == KAS_ROLE_DENSE_SELECT || role == KAS_ROLE_DENSE;
+    if (dense && !check_dense(r, what, index, layer, true, has(r, CASE_WITH_LSE)))
+        return false;
     if ((role == KAS_ROLE_DENSE_SELECT || role == KAS_ROLE_ANCHOR) && !check_published(r, index, layer))
         return false;
-    if (role == KAS_ROLE_DENSE_SELECT || role == KAS_ROLE_DENSE)
-        return check_dense(r, what, index, layer, true, has(r, CASE_WITH_LSE));
-    return check_sparse(r, what, index, layer, r->published,
-                        role == KAS_ROLE_REUSE ? &r->data->head_map[layer * r->c->kv_heads] : NULL);
+    return dense || check_sparse(r, what, index, layer, r->published,
+                                 role == KAS_ROLE_REUSE ? &r->data->head_map[layer * r->c->kv_heads] : NULL);
 }
 
 static bool run_layers(runner *r)
