@@ -9,6 +9,7 @@ passed=0
 failed=0
 not_run=()
 failures=()
+times=()
 
 # note passed|failed|skipped COUNT NAME: adds to the counts.
 note() {
@@ -22,18 +23,26 @@ note() {
     esac
 }
 
+# timed NAME BEGIN: how long a phase took that began at BEGIN, said now and again at the end.
+timed() {
+    local took=$((SECONDS - $2))
+    echo "==== $1: $took s"
+    [ $took -eq 0 ] || times+=("$(printf '%5d s  %s' $took "$1")")
+}
+
 # step NAME COMMAND...: runs a command that counts as one test.
 step() {
     local name=$1 begin=$SECONDS
     shift
     echo "==== $name"
-    if "$@"; then
-        note passed 1 "$name"
-    else
+    "$@"
+    local status=$?
+    timed "$name" "$begin"
+    if [ $status -ne 0 ]; then
         note failed 1 "$name"
         return 1
     fi
-    echo "==== $name: $((SECONDS - begin)) s"
+    note passed 1 "$name"
 }
 
 # tests NAME FOLDER [CTEST OPTION...]: runs the tier's tests of a build and counts them by ctest's report. A CMocka group
@@ -46,6 +55,7 @@ tests() {
     echo "==== $name"
     ctest --test-dir "$folder" -j "$(nproc)" -L "^($tier)\$" --no-tests=error --timeout "$test_limit" \
         --test-output-size-passed 1000000 --output-on-failure --output-junit "$report" "$@"
+    timed "$name" "$begin"
     if ! grep -q '<testcase ' "$report" 2>/dev/null; then
         note failed 1 "$name: no test ran"
         return 1
@@ -53,13 +63,12 @@ tests() {
     while read -r verdict count what; do
         note "$verdict" "$count" "$name: $what"
     done < <(awk -f "$repository/scripts/count_tests.awk" "$report")
-    echo "==== $name: $((SECONDS - begin)) s"
 }
 
 # conformance DEVICE [FILTER [TIER]]: a device's rows against the oracle; in the quick tier only the cases that FILTER
 # matches, of the conformance tier TIER (quick).
 conformance() {
-    local tool=$repository/build/tests/conformance/test_conformance options=(--device "$1") count what log
+    local tool=$repository/build/tests/conformance/test_conformance options=(--device "$1") begin=$SECONDS count what log
     if [ "$tier" = quick ] && [ -n "${2-}" ]; then
         options+=("--${3-quick}" --filter "$2")
         echo "conformance on $1: reduced to the ${3-quick} tier's cases that match $2"
@@ -74,7 +83,7 @@ conformance() {
     timeout "$test_limit" "$tool" "${options[@]}" >"$log" 2>&1
     local status=$?
     tail -n 40 "$log"
-    echo
+    timed "conformance on $1" "$begin"
     if ! grep -qE '[0-9]+ passed, [0-9]+ failed' "$log"; then
         note failed 1 "conformance on $1: ended with status $status and no summary, see $log"
         return 1
@@ -91,7 +100,7 @@ conformance() {
 
 # fuzz SECONDS: every fuzz target from a copy of its seeds, all at the same time, for SECONDS of processor time in all.
 fuzz() {
-    local folder=$repository/out/fuzz targets=() target name together
+    local folder=$repository/out/fuzz targets=() target name together begin
     if ! command -v clang >/dev/null; then
         note skipped 1 "fuzzing: clang is not installed"
         return
@@ -106,6 +115,7 @@ fuzz() {
     fi
     together=$(($(nproc) < ${#targets[@]} ? $(nproc) : ${#targets[@]}))
     echo "==== fuzzing: ${#targets[@]} targets at once for $(($1 / together)) s"
+    begin=$SECONDS
     for target in "${targets[@]}"; do
         name=$(basename "$target")
         mkdir -p "$folder/corpus/$name"
@@ -116,6 +126,7 @@ fuzz() {
         ) >"$folder/$name.log" 2>&1 &
     done
     wait
+    timed fuzzing "$begin"
     for target in "${targets[@]}"; do
         name=$(basename "$target")
         step "$name" show_fuzzed "$folder/$name"
@@ -215,6 +226,9 @@ main_job() {
 finish() {
     local what
     echo
+    for what in ${times[@]+"${times[@]}"}; do
+        echo "$what"
+    done
     for what in ${not_run[@]+"${not_run[@]}"}; do
         echo "skipped: $what"
     done
