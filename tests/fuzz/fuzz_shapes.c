@@ -114,11 +114,21 @@ static void choose_traits(conformance_case *c, fuzz_input *input)
         c->traits |= CASE_FINAL_LENS;
 }
 
+/* Whether the first sequence's first page is read, whatever computes the case: pooled scores of a text that is no
+   longer than its last tile have no candidates. */
+static bool must_read(const conformance_case *c)
+{
+    uint32_t candidates = c->phase == KAS_PHASE_PREFILL ? (c->kv_len[0] - 1) / c->tile * c->tile
+                          : c->q_len[0] == 1            ? c->kv_len[0]
+                                                        : c->kv_len[0] - c->q_len[0];
+    return c->operation != CASE_SCORES || candidates > 0;
+}
+
 /* Of the sequences after the first, one becomes a hole that device data of the wrong kind can be put into. */
 static void choose_faults(conformance_case *c, fuzz_input *input)
 {
     uint32_t fault = input_byte(input) % 4, hole = 1 + input_byte(input) % 3;
-    if (fault == 1 && c->page_size && is_of(c, KEYED & ~(1u << CASE_LISTS)))
+    if (fault == 1 && c->page_size && is_of(c, KEYED & ~(1u << CASE_LISTS)) && must_read(c))
         c->traits |= CASE_BAD_PAGES;
     if (fault < 2 || hole >= c->batch || !(c->traits & CASE_LENS))
         return;
