@@ -213,7 +213,7 @@ watched_rows() {
     [ "$status" -eq 0 ] && ! grep -qi 'data race\|oclgrind\|invalid' "$2"
 }
 
-# The CPU device of another processor: built by a cross compiler, run under qemu.
+# The CPU device of another processor: built by a cross compiler, run under qemu, which takes conformance's short tier.
 other_processor() {
     local folder=out/aarch64
     if [ "$(uname -m)" != x86_64 ]; then
@@ -222,6 +222,7 @@ other_processor() {
     fi
     step "cross compiler" "$repository/scripts/deps.sh" --cross || return
     step "64-bit Arm build" build_preset aarch64 "$folder" || return
+    echo "64-bit Arm: conformance on an emulated processor is reduced to the short tier"
     tests "64-bit Arm tests" "$folder" -R '^(unit\.|conformance_cpu_quick)'
 }
 

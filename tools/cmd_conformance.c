@@ -198,13 +198,14 @@ static kas_status conformance_command(int argc, char **argv)
 {
     conformance_options options = {.device = "cpu"};
     uint32_t seed = 1;
-    bool quick = false, small = false, json = false, table_of_records = false;
+    bool quick = false, short_texts = false, small = false, json = false, table_of_records = false;
     const char *path = NULL;
     const args_option table[] = {
         {"--device", "D", "device to test, as `kascade devices` lists it (cpu)", ARGS_TEXT, &options.device},
         {"--filter", "RE", "only cases whose name@row matches an extended regular expression", ARGS_TEXT,
          &options.filter},
         {"--quick", NULL, "fewer shapes, each case with one storage type", ARGS_FLAG, &quick},
+        {"--short", NULL, "the same over shorter sequences, for emulated processors", ARGS_FLAG, &short_texts},
         {"--small", NULL, "short sequences and few variations, for devices that compute slowly", ARGS_FLAG, &small},
         {"--seed", "N", "seed of every case's numbers (1)", ARGS_U32, &seed, 0, UINT32_MAX},
         {"--threads", "N", "threads of a CPU device (0: one a processor)", ARGS_U32, &options.threads, 0, 1024},
@@ -231,7 +232,7 @@ static kas_status conformance_command(int argc, char **argv)
     if (result.operand_count > 0)
         return tool_fail(KAS_ERROR_INVALID_ARGUMENT, "\"%s\": records are taken with --table alone",
                          result.operands[0]);
-    options.tier = small ? CASE_TIER_SMALL : quick ? CASE_TIER_QUICK : CASE_TIER_FULL;
+    options.tier = small ? CASE_TIER_SMALL : short_texts ? CASE_TIER_SHORT : quick ? CASE_TIER_QUICK : CASE_TIER_FULL;
     options.seed = seed;
     return run_cases(&options, json, path);
 }

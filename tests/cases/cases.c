@@ -15,6 +15,9 @@
 #define DECODE (1u << KAS_PHASE_DECODE)
 #define BOTH (PREFILL | DECODE)
 
+/* Half of what the short tier leaves of decode's keys: 256 of them and a few more make two splits. */
+#define SHORT_DECODE_KEYS 128u
+
 typedef struct shape {
     uint32_t kv_heads, group, head_dim, tile;
 } shape;
@@ -274,6 +277,27 @@ static void set_decode(conformance_case *c, lengths chosen)
     }
 }
 
+/* n less whole units, so that two are left: what is odd about a length stays. */
+static uint32_t shortened(uint32_t n, uint32_t unit)
+{
+    return n > 2 * unit ? 2 * unit + n % unit : n;
+}
+
+/* The short tier: of several queries in prefill about two tiles after two others; in decode as many keys as still are
+   split. Single queries cost little and keep their keys. */
+static void shorten(conformance_case *c)
+{
+    bool decode = c->phase == KAS_PHASE_DECODE;
+    for (uint32_t b = 0; b < c->batch; b++) {
+        if (c->q_len[b] <= 1)
+            continue;
+        bool keyless = c->kv_len[b] == 0;
+        uint32_t before = c->kv_len[b] - c->q_len[b];
+        c->q_len[b] = decode ? c->q_len[b] : shortened(c->q_len[b], c->tile);
+        c->kv_len[b] = keyless ? 0 : c->q_len[b] + shortened(before, decode ? SHORT_DECODE_KEYS : c->tile);
+    }
+}
+
 /* ---- Names and seeds ------------------------------------------------------------------------------------------- */
 
 static const char *operation_name(case_operation operation)
@@ -304,7 +328,8 @@ static uint64_t seed_of(const char *name, uint64_t seed)
 
 const char *case_tier_name(case_tier tier)
 {
-    return tier == CASE_TIER_FULL ? "full" : tier == CASE_TIER_QUICK ? "quick" : "small";
+    static const char *const names[] = {"full", "quick", "short", "small"};
+    return names[tier];
 }
 
 typedef struct case_list {
@@ -360,6 +385,8 @@ static void add_case(case_list *list, const shape *s, kas_dtype dtype, kas_phase
         set_prefill(c, v->lengths);
     else
         set_decode(c, v->lengths);
+    if (list->tier == CASE_TIER_SHORT)
+        shorten(c);
     set_name(c, v->name);
     c->seed = seed_of(c->name, list->seed);
 }
@@ -419,14 +446,17 @@ conformance_case *cases_make(case_tier tier, uint64_t seed, uint32_t *count)
         size_t count;
     } tiers[] = {[CASE_TIER_FULL] = SHAPES(full_shapes),
                  [CASE_TIER_QUICK] = SHAPES(quick_shapes),
+                 [CASE_TIER_SHORT] = SHAPES(quick_shapes),
                  [CASE_TIER_SMALL] = SHAPES(small_shapes)};
     const shape *shapes = tiers[tier].shapes;
     case_list list = {.tier = tier, .seed = seed};
     for (size_t s = 0; s < tiers[tier].count; s++)
         add_variations(&list, &shapes[s], common, sizeof(common) / sizeof(common[0]),
                        tier == CASE_TIER_SMALL ? DTYPE_BY_SET : DTYPE_EACH, s);
-    static const dtype_choice choices[] = {
-        [CASE_TIER_FULL] = DTYPE_EACH, [CASE_TIER_QUICK] = DTYPE_BY_CASE, [CASE_TIER_SMALL] = DTYPE_BY_SET};
+    static const dtype_choice choices[] = {[CASE_TIER_FULL] = DTYPE_EACH,
+                                           [CASE_TIER_QUICK] = DTYPE_BY_CASE,
+                                           [CASE_TIER_SHORT] = DTYPE_BY_CASE,
+                                           [CASE_TIER_SMALL] = DTYPE_BY_SET};
     add_variations(&list, &shapes[0], special, sizeof(special) / sizeof(special[0]), choices[tier], 0);
     if (tier == CASE_TIER_FULL)
         add_far(&list);

@@ -75,10 +75,11 @@ typedef struct conformance_case {
 typedef enum case_tier {
     CASE_TIER_FULL,
     CASE_TIER_QUICK, /* fewer shapes, each variation with one storage type */
+    CASE_TIER_SHORT, /* the quick tier's cases over shorter sequences, for emulated processors */
     CASE_TIER_SMALL  /* short sequences and few variations, for devices that compute slowly */
 } case_tier;
 
-/* "full", "quick" or "small". */
+/* "full", "quick", "short" or "small". */
 const char *case_tier_name(case_tier tier);
 
 /* The cases of a tier, `count` of them, for free(). */

@@ -19,6 +19,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0)
             options.tier = CASE_TIER_QUICK;
+        else if (strcmp(argv[i], "--short") == 0)
+            options.tier = CASE_TIER_SHORT;
         else if (strcmp(argv[i], "--small") == 0)
             options.tier = CASE_TIER_SMALL;
         else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc)
@@ -30,7 +32,9 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--jobs") == 0 && i + 1 < argc)
             options.jobs = (uint32_t)strtoul(argv[++i], NULL, 0);
         else {
-            fprintf(stderr, "usage: %s [--device D] [--filter RE] [--quick | --small] [--seed N] [--jobs N]\n", argv[0]);
+            fprintf(stderr,
+                    "usage: %s [--device D] [--filter RE] [--quick | --short | --small] [--seed N] [--jobs N]\n",
+                    argv[0]);
             return 2;
         }
     }
