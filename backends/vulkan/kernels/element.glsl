@@ -1,7 +1,7 @@
 /*
- * element.glsl - the storage type of q, k, v and out: ELEMENT_F32, ELEMENT_F16 or ELEMENT_BF16, defined by the build. 16-bit values
- * are converted by their bits, which needs no arithmetic of that width and rounds to nearest even on every device. With
- * ELEMENT_PACKED they are reached through 32-bit words.
+ * element.glsl - the storage type of q, k, v and out: ELEMENT_F32, ELEMENT_F16 or ELEMENT_BF16, defined by the build.
+ * 16-bit values are converted by their bits, which needs no arithmetic of that width and rounds to nearest even on all
+ * devices. With ELEMENT_PACKED they are reached through 32-bit words.
  */
 #if defined(ELEMENT_F32)
 #define KAS_ELEMENT float

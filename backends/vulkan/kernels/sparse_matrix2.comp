@@ -1,5 +1,5 @@
 #version 450
-/* sparse_matrix2.comp - sparse on cooperative matrices with reductions: 32 queries of a tile, of all heads of a kv head. */
+/* sparse_matrix2.comp - sparse on matrices with reductions: 32 queries of a tile, of all heads of a kv head. */
 #extension GL_GOOGLE_include_directive : require
 #extension GL_NV_cooperative_matrix2 : require
 #pragma use_vulkan_memory_model
