@@ -23,7 +23,7 @@ void store_logits(float own[OWN], row_block rows, uint at, uint first, uint end)
 /* Keys of the next turn load while weights are made. */
 void cover_range(key_range range, row_block rows, uint at, uint kv_head, uint limit)
 {
-    bool aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
+    bool aligned = keys_aligned();
     bool store = has_flag(KAS_CALL_STORE_LOGITS);
     uint first = range.begin + gl_SubgroupID * RUN_KEYS;
     fetch_run(range, first);

@@ -68,7 +68,7 @@ void add_parts()
 /* At most M rows over the range; `entry` is the first one's in the logits. */
 void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit, uint entry)
 {
-    bool aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
+    bool aligned = keys_aligned();
     uint first = range.begin + my_keys();
     fetch_entries(range, first);
     stage_rows(rows, s);

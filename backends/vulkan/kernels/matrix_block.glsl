@@ -95,9 +95,9 @@ void fetch_block(key_range range, uint first)
 /* Loads the block from entry `first` on, which was fetched; entries past the end of the range are absent. */
 void load_block(key_range range, uint first, uint kv_head)
 {
-    bool k_aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
+    bool k_aligned = keys_aligned();
 #ifdef KAS_VALUES
-    bool v_aligned = is_aligned(call.v_base, call.v_stride_seq, call.v_stride_token, call.v_stride_head);
+    bool v_aligned = values_aligned();
 #endif
     uint k_at[LOADS];
     uint v_at[LOADS];

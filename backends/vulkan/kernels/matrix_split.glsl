@@ -75,8 +75,8 @@ void write_softmax(row_block rows, kas_sequence s, uint kv_head)
 /* Rows 0 .. M - 1 of the block. Positions below `limit` are seen by all of them. */
 void attend_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
 {
-    bool k_aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
-    bool v_aligned = is_aligned(call.v_base, call.v_stride_seq, call.v_stride_token, call.v_stride_head);
+    bool k_aligned = keys_aligned();
+    bool v_aligned = values_aligned();
     uint first = range.begin + my_keys();
     fetch_entries(range, first);
     MATRIX_SUM indices = make_indices();

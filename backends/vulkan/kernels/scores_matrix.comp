@@ -78,7 +78,7 @@ uint held_vector(uint i)
 /* Loads the keys at positions first .. first + KEYS - 1. */
 void load_keys(key_range range, uint first, uint kv_head)
 {
-    bool aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
+    bool aligned = keys_aligned();
     uint at[KEY_LOADS];
     [[unroll]] for (uint m = 0u; m < STRIPS_EACH; m++)
         [[unroll]] for (uint i = 0u; i < PART_LOADS; i++) {

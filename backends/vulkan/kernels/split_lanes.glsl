@@ -7,8 +7,8 @@ KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
 /* Keys of the next turn load while weights are made, values of this one while logits are. */
 void cover_range(key_range range, uint kv_head, uint limit)
 {
-    bool k_aligned = is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
-    bool v_aligned = is_aligned(call.v_base, call.v_stride_seq, call.v_stride_token, call.v_stride_head);
+    bool k_aligned = keys_aligned();
+    bool v_aligned = values_aligned();
     uint first = range.begin + gl_SubgroupID * RUN_KEYS;
     fetch_run(range, first);
     place_run(range, first, kv_head);

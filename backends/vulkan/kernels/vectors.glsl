@@ -15,6 +15,18 @@ bool is_aligned(uint base, uint stride_seq, uint stride_token, uint stride_head)
     return ((base | stride_seq | stride_token | stride_head) & 7u) == 0u;
 }
 
+bool keys_aligned()
+{
+    return is_aligned(call.k_base, call.k_stride_seq, call.k_stride_token, call.k_stride_head);
+}
+
+#ifdef KAS_VALUES
+bool values_aligned()
+{
+    return is_aligned(call.v_base, call.v_stride_seq, call.v_stride_token, call.v_stride_head);
+}
+#endif
+
 /* Eight elements from `at`: a whole vector of a tensor that is aligned for them, or one by one. */
 #define LOAD_VECTOR(name, array, vectors)                                                                              \
     uvec4 name##_vector(uint at)                                                                                       \
