@@ -74,14 +74,17 @@ uvec4 held_v[LOADS];
 uint held_position[LOADS];
 int next_entry[LOADS];
 
+/* Where whole rows make a load of the work group, an invocation has the same vector in all of its loads. */
+const bool WHOLE_ROWS = INVOCATIONS % VECTORS == 0u;
+
 uint held_key(uint i)
 {
-    return (i * INVOCATIONS + lane()) / VECTORS;
+    return WHOLE_ROWS ? i * (INVOCATIONS / VECTORS) + lane() / VECTORS : (i * INVOCATIONS + lane()) / VECTORS;
 }
 
 uint held_vector(uint i)
 {
-    return (i * INVOCATIONS + lane()) % VECTORS;
+    return (WHOLE_ROWS ? lane() : i * INVOCATIONS + lane()) % VECTORS;
 }
 
 /* Reads entries first .. first + KEYS - 1 of a list, long before load_block looks at them: a branch on an entry at once
@@ -123,6 +126,7 @@ uint block_at(uint turn)
 /* Stages the block that waits. Keys below `limit` are seen by every row. */
 void stage_block(uint limit, uint turn)
 {
+    uint last = 0u;
     [[unroll]] for (uint i = 0u; i < LOADS; i++) {
         uint key = held_key(i);
         if (key >= KEYS)
@@ -132,12 +136,12 @@ void stage_block(uint limit, uint turn)
         /* No weight makes nothing of a NaN: what an absent key left is dropped here. */
         stage[VALUES_AT + key * STRIDE + held_vector(i)] = held_position[i] == KAS_NONE ? uvec4(0u) : held_v[i];
 #endif
-        if (held_vector(i) == 0u) {
+        if (held_vector(i) == 0u)
             key_position[block_at(turn) + key] = held_position[i];
-            if (held_position[i] >= limit)
-                atomicOr(block_hides[turn % TURNS], 1u);
-        }
+        last = max(last, held_position[i]);
     }
+    if (last >= limit)
+        atomicOr(block_hides[turn % TURNS], 1u);
 }
 
 /*
