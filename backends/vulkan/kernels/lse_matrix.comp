@@ -90,7 +90,7 @@ void write_row(query_row row, float most)
     float total = 0.0;
     for (uint c = 0u; c < SIDE_N; c++)
         total += strip_value(strip_row(), c);
-    lse_data[lse_at(row)] = total == 0.0 ? KAS_NEGATIVE_INFINITY : (most + log2(total)) * LN_2;
+    lse_data[lse_at(row)] = lse_of(most, total);
 }
 
 /* The softmaxes of a strip's elements meet in their rows. */

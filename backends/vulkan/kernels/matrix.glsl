@@ -3,8 +3,8 @@
  * has them, with f32 sums in the scope of a subgroup, staged query rows, and a strip of shared memory for each
  * subgroup, in which it sees a matrix as rows. In prefill subgroups share blocks of keys and have rows of their own
  * (matrix_block.glsl); with KAS_OWN_KEYS, for decode, they share M rows and have keys of their own
- * (matrix_stream.glsl). With KAS_MATRIX2 rows of matrices are reduced where they are, and there are no strips. After
- * vectors.glsl.
+ * (matrix_stream.glsl). With KAS_MATRIX2 rows of matrices are reduced where they are, and only what is written passes
+ * through a strip (matrix2_online.glsl). After vectors.glsl.
  *
  * Which invocation holds which element of a matrix is the driver's choice, but the same for all matrices of a type: a
  * matrix of indices tells. Logits are in units of log 2, so that weights are exp2 of differences.
@@ -95,6 +95,25 @@ bool queries_aligned()
     return is_aligned(call.q_base, call.q_stride_seq, call.q_stride_token, call.q_stride_head);
 }
 
+/* ---- Rows of a matrix that a subgroup sees in shared memory ------------------------------------------------------ */
+
+/* This invocation's row, and its part of it. */
+uint strip_row()
+{
+    return gl_SubgroupInvocationID % SIDE_M;
+}
+
+uint strip_part()
+{
+    return gl_SubgroupInvocationID / SIDE_M;
+}
+
+/* The log-sum-exp of a row whose weights have the sum `total` and are exp2 of differences to `base`. */
+float lse_of(float base, float total)
+{
+    return total == 0.0 ? KAS_NEGATIVE_INFINITY : (base + log2(total)) * LN_2;
+}
+
 #ifndef KAS_MATRIX2
 /* ---- Strips ----------------------------------------------------------------------------------------------------- */
 
@@ -117,17 +136,6 @@ shared uvec4 strips[SUBGROUPS * STRIP];
 uint strip_at()
 {
     return gl_SubgroupID * STRIP;
-}
-
-/* This invocation's row of the strip, and its part of it. */
-uint strip_row()
-{
-    return gl_SubgroupInvocationID % SIDE_M;
-}
-
-uint strip_part()
-{
-    return gl_SubgroupInvocationID / SIDE_M;
 }
 
 float strip_value(uint row, uint column)

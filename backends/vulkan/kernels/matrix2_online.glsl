@@ -3,10 +3,18 @@
  * a matrix and turn sums into factors of a product (VK_NV_cooperative_matrix2): a subgroup takes 16 rows, whose weights
  * never leave its registers. Matrices are 16 x 16 x 16. After matrix_block.glsl.
  */
-const uint LANE_COLUMNS = SIDE_N * SIDE_M / SUBGROUP; /* of a row of 16, that an invocation writes */
+/* A subgroup's strip lies where the stage was, once that is done with: a matrix on its way out. */
+uint strip_at()
+{
+    return my_rows() * OUTPUT_STRIDE;
+}
 
-KAS_WRITE(KAS_SLOT_OUT, KAS_ELEMENT, out_data)
-KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
+float strip_value(uint row, uint column)
+{
+    return uintBitsToFloat(stage[strip_at() + row * OUTPUT_STRIDE + column / 4u][column % 4u]);
+}
+
+#include "matrix_output.glsl"
 
 float greater(const in float a, const in float b)
 {
@@ -50,43 +58,12 @@ void add_values(MATRIX_SUM weights[KEY_TILES], inout MATRIX_SUM sums[DIM_TILES])
     }
 }
 
-/* ---- Results: 16 columns of a subgroup's rows at a time, where the stage was ------------------------------------- */
+/* ---- Results ---------------------------------------------------------------------------------------------------- */
 
-uint output_at()
+void store_strip(MATRIX_SUM values)
 {
-    return my_rows() * OUTPUT_STRIDE;
-}
-
-uint output_row()
-{
-    return gl_SubgroupInvocationID % SIDE_M;
-}
-
-float output_value(uint column)
-{
-    return uintBitsToFloat(stage[output_at() + output_row() * OUTPUT_STRIDE + column / 4u][column % 4u]);
-}
-
-void write_lse(query_row row, MATRIX_SUM lse)
-{
-    coopMatStore(lse, stage, output_at(), OUTPUT_STRIDE, ROW_MAJOR);
     subgroup_meet();
-    if (row.exists && gl_SubgroupInvocationID < SIDE_M)
-        lse_data[lse_at(row)] = output_value(0u);
-    subgroup_meet();
-}
-
-/* Dimensions from d0 on. */
-void write_slice(query_row row, MATRIX_SUM slice, uint d0)
-{
-    coopMatStore(slice, stage, output_at(), OUTPUT_STRIDE, ROW_MAJOR);
-    subgroup_meet();
-    if (row.exists) {
-        uint column = gl_SubgroupInvocationID / SIDE_M * LANE_COLUMNS;
-        uint to = out_row(row) + d0 + column;
-        [[unroll]] for (uint i = 0u; i < LANE_COLUMNS; i++)
-            STORE_ELEMENT(out_data, to + i, output_value(column + i));
-    }
+    coopMatStore(values, stage, strip_at(), OUTPUT_STRIDE, ROW_MAJOR);
     subgroup_meet();
 }
 
@@ -98,13 +75,17 @@ void write_rows(query_row row, MATRIX_SUM greatest, MATRIX_SUM total, MATRIX_SUM
     if (has_flag(KAS_CALL_LSE)) {
         MATRIX_SUM lse;
         [[unroll]] for (int i = 0; i < lse.length(); i++)
-            lse[i] = whole[i] == 0.0 ? KAS_NEGATIVE_INFINITY : (greatest[i] + log2(whole[i])) * LN_2;
-        write_lse(row, lse);
+            lse[i] = lse_of(greatest[i], whole[i]);
+        store_strip(lse);
+        if (row.exists && strip_part() == 0u)
+            lse_data[lse_at(row)] = strip_value(strip_row(), 0u);
     }
     [[unroll]] for (int i = 0; i < whole.length(); i++)
-        whole[i] = whole[i] == 0.0 ? 1.0 : 1.0 / whole[i];
-    [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
-        write_slice(row, sums[c] * whole, c * SIDE_N);
+        whole[i] = share_of(whole[i]);
+    [[unroll]] for (uint c = 0u; c < DIM_TILES; c++) {
+        store_strip(sums[c] * whole);
+        write_slice(row, c * SIDE_N);
+    }
 }
 
 /* ---- The loop --------------------------------------------------------------------------------------------------- */
@@ -150,5 +131,5 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
         add_values(logits, sums);
     }
     barrier();
-    write_rows(row_of(rows, s, my_rows() + output_row()), greatest, total, sums);
+    write_rows(row_of(rows, s, my_rows() + strip_row()), greatest, total, sums);
 }

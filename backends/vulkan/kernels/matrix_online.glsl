@@ -2,10 +2,7 @@
  * matrix_online.glsl - attention of query rows of a kv head over a range of keys: a subgroup takes M rows, whose
  * weights go through its strip and whose outputs are sums in registers. After matrix_block.glsl.
  */
-const uint LANE_COLUMNS = SIDE_N / ROW_LANES;
-
-KAS_WRITE(KAS_SLOT_OUT, KAS_ELEMENT, out_data)
-KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
+#include "matrix_output.glsl"
 
 /* The greatest logit of this invocation's row, and its part of the sum. */
 float greatest;
@@ -47,19 +44,8 @@ float end_strip(query_row row)
 {
     add_parts();
     if (row.exists && strip_part() == 0u && has_flag(KAS_CALL_LSE))
-        lse_data[lse_at(row)] = total == 0.0 ? KAS_NEGATIVE_INFINITY : (greatest + log2(total)) * LN_2;
-    return total == 0.0 ? 1.0 : 1.0 / total;
-}
-
-/* Writes the strip's first N columns as dimensions from d0 on. */
-void write_slice(query_row row, uint d0)
-{
-    if (!row.exists)
-        return;
-    uint column = strip_part() * LANE_COLUMNS;
-    uint to = out_row(row) + d0 + column;
-    [[unroll]] for (uint i = 0u; i < LANE_COLUMNS; i++)
-        STORE_ELEMENT(out_data, to + i, strip_value(strip_row(), column + i));
+        lse_data[lse_at(row)] = lse_of(greatest, total);
+    return share_of(total);
 }
 
 void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
