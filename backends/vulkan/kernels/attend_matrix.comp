@@ -10,6 +10,7 @@
 #include "vectors.glsl"
 #include "matrix.glsl"
 #include "matrix_block.glsl"
+#include "matrix_plain.glsl"
 #include "matrix_online.glsl"
 
 const uint QUERIES = 32u;

@@ -13,6 +13,7 @@
 #include "vectors.glsl"
 #include "matrix.glsl"
 #include "matrix_block.glsl"
+#include "matrix_plain.glsl"
 #include "matrix2_online.glsl"
 
 const uint QUERIES = 32u;

@@ -17,6 +17,7 @@
 #include "vectors.glsl"
 #include "matrix.glsl"
 #include "matrix_block.glsl"
+#include "matrix_plain.glsl"
 KAS_WRITE(KAS_SLOT_LSE, float, lse_data)
 
 const uint QUERIES = 64u;
@@ -109,6 +110,23 @@ void write_strip(row_block rows, kas_sequence s, uint t, MATRIX_SUM indices, MAT
     subgroup_meet();
 }
 
+/* Adds the weights of staged block `turn`, of which some rows do not see some keys if `hides`. */
+void add_block(MATRIX_A q[QUERY_MATRICES], MATRIX_SUM indices, uint turn, bool hides, float scale,
+               inout MATRIX_SUM base[ROW_STRIPS], inout MATRIX_SUM total[ROW_STRIPS])
+{
+    for (uint n = 0u; n < KEYS; n += STRIP_KEYS) {
+        uint first = block_at(turn) + n;
+        MATRIX_SUM logits[LOGIT_MATRICES];
+        multiply_keys(q, first, logits);
+        if (hides) {
+            [[unroll]] for (uint t = 0u; t < LOGIT_MATRICES; t++)
+                [[unroll]] for (int i = 0; i < indices.length(); i++)
+                    logits[t][i] = see(logits[t][i], indices[i], t / KEY_TILES, first + t % KEY_TILES * SIDE_N);
+        }
+        add_weights(logits, scale, base, total);
+    }
+}
+
 void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
 {
     MATRIX_SUM indices = make_indices();
@@ -121,20 +139,18 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
         total[t] = MATRIX_SUM(0.0);
     }
     float scale = logit_scale();
+    uint plain = plain_blocks(range, limit);
+    range.begin += plain * KEYS;
     begin_blocks(range, kv_head, limit);
     for (uint turn = 0u; range.begin + turn * KEYS < range.end; turn++) {
         bool hides = next_block(range, kv_head, limit, turn);
-        for (uint n = 0u; n < KEYS; n += STRIP_KEYS) {
-            MATRIX_SUM logits[LOGIT_MATRICES];
-            multiply_keys(q, block_at(turn) + n, logits);
-            if (hides) {
-                [[unroll]] for (uint t = 0u; t < LOGIT_MATRICES; t++)
-                    [[unroll]] for (int i = 0; i < indices.length(); i++)
-                        logits[t][i] = see(logits[t][i], indices[i], t / KEY_TILES,
-                                           block_at(turn) + n + t % KEY_TILES * SIDE_N);
-            }
-            add_weights(logits, scale, base, total);
-        }
+        add_block(q, indices, turn, hides, scale, base, total);
+    }
+    begin_plain(plain, kv_head);
+    for (uint turn = 0u; turn < plain; turn++) {
+        next_plain(turn);
+        load_plain(turn + BUFFERS, plain);
+        add_block(q, indices, turn, false, scale, base, total);
     }
     [[unroll]] for (uint t = 0u; t < ROW_STRIPS; t++)
         write_strip(rows, s, t, indices, base[t], total[t]);

@@ -1,7 +1,7 @@
 /*
  * matrix2_online.glsl - attention of query rows of a kv head over a range of keys, for devices that reduce the rows of
  * a matrix and turn sums into factors of a product (VK_NV_cooperative_matrix2): a subgroup takes 16 rows, whose weights
- * never leave its registers. Matrices are 16 x 16 x 16. After matrix_block.glsl.
+ * never leave its registers. Matrices are 16 x 16 x 16. After matrix_plain.glsl.
  */
 /* A subgroup's strip lies where the stage was, once that is done with: a matrix on its way out. */
 uint strip_at()
@@ -88,48 +88,80 @@ void write_rows(query_row row, MATRIX_SUM greatest, MATRIX_SUM total, MATRIX_SUM
     }
 }
 
-/* ---- The loop --------------------------------------------------------------------------------------------------- */
+/* ---- The loops -------------------------------------------------------------------------------------------------- */
+
+/* Rows on their way: in units of log 2, and the same in all columns but for the parts of the total. */
+struct row_state {
+    MATRIX_SUM greatest;
+    MATRIX_SUM total;
+    MATRIX_SUM sums[DIM_TILES];
+};
+
+void begin_rows(out row_state state)
+{
+    state.greatest = MATRIX_SUM(LEAST);
+    state.total = MATRIX_SUM(0.0);
+    [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
+        state.sums[c] = MATRIX_SUM(0.0);
+}
+
+/* Takes out the keys that rows do not see. */
+void hide_keys(inout MATRIX_SUM logits[KEY_TILES])
+{
+    [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
+        coopMatPerElementNV(logits[n], logits[n], see, n * SIDE_N);
+}
+
+/* Adds the staged values by what their keys' products give. */
+void add_block(MATRIX_SUM logits[KEY_TILES], float scale, inout row_state state)
+{
+    MATRIX_SUM most = logits[0];
+    [[unroll]] for (uint n = 1u; n < KEY_TILES; n++)
+        [[unroll]] for (int i = 0; i < most.length(); i++)
+            most[i] = max(most[i], logits[n][i]);
+    coopMatReduceNV(most, most, gl_CooperativeMatrixReduceRowNV, greater);
+    MATRIX_SUM factor;
+    [[unroll]] for (int i = 0; i < most.length(); i++) {
+        most[i] = max(scale * most[i], state.greatest[i]);
+        factor[i] = exp2(state.greatest[i] - most[i]);
+    }
+    state.greatest = most;
+    state.total *= factor;
+    [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
+        state.sums[c] *= factor;
+    [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
+        [[unroll]] for (int i = 0; i < most.length(); i++) {
+            logits[n][i] = exp2(fma(scale, logits[n][i], -most[i]));
+            state.total[i] += logits[n][i];
+        }
+    add_values(logits, state.sums);
+}
 
 void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
 {
     MATRIX_A q[QUERY_MATRICES];
-    MATRIX_SUM sums[DIM_TILES];
-    MATRIX_SUM greatest = MATRIX_SUM(LEAST);
-    MATRIX_SUM total = MATRIX_SUM(0.0);
+    row_state state;
+    MATRIX_SUM logits[KEY_TILES];
     load_queries(rows, s, q);
-    [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
-        sums[c] = MATRIX_SUM(0.0);
+    begin_rows(state);
     float scale = logit_scale();
+    uint plain = plain_blocks(range, limit);
+    range.begin += plain * KEYS;
     begin_blocks(range, kv_head, limit);
     for (uint turn = 0u; range.begin + turn * KEYS < range.end; turn++) {
         bool hides = next_block(range, kv_head, limit, turn);
-        MATRIX_SUM logits[KEY_TILES];
         multiply_keys(q, logits);
-        if (hides) {
-            [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
-                coopMatPerElementNV(logits[n], logits[n], see, n * SIDE_N);
-        }
-        MATRIX_SUM most = logits[0];
-        [[unroll]] for (uint n = 1u; n < KEY_TILES; n++)
-            [[unroll]] for (int i = 0; i < most.length(); i++)
-                most[i] = max(most[i], logits[n][i]);
-        coopMatReduceNV(most, most, gl_CooperativeMatrixReduceRowNV, greater);
-        MATRIX_SUM factor;
-        [[unroll]] for (int i = 0; i < most.length(); i++) {
-            most[i] = max(scale * most[i], greatest[i]);
-            factor[i] = exp2(greatest[i] - most[i]);
-        }
-        greatest = most;
-        total *= factor;
-        [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
-            sums[c] *= factor;
-        [[unroll]] for (uint n = 0u; n < KEY_TILES; n++)
-            [[unroll]] for (int i = 0; i < most.length(); i++) {
-                logits[n][i] = exp2(fma(scale, logits[n][i], -most[i]));
-                total[i] += logits[n][i];
-            }
-        add_values(logits, sums);
+        if (hides)
+            hide_keys(logits);
+        add_block(logits, scale, state);
+    }
+    begin_plain(plain, kv_head);
+    for (uint turn = 0u; turn < plain; turn++) {
+        next_plain(turn);
+        multiply_keys(q, logits);
+        load_plain(turn + BUFFERS, plain);
+        add_block(logits, scale, state);
     }
     barrier();
-    write_rows(row_of(rows, s, my_rows() + strip_row()), greatest, total, sums);
+    write_rows(row_of(rows, s, my_rows() + strip_row()), state.greatest, state.total, state.sums);
 }

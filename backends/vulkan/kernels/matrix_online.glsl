@@ -1,6 +1,6 @@
 /*
  * matrix_online.glsl - attention of query rows of a kv head over a range of keys: a subgroup takes M rows, whose
- * weights go through its strip and whose outputs are sums in registers. After matrix_block.glsl.
+ * weights go through its strip and whose outputs are sums in registers. After matrix_plain.glsl.
  */
 #include "matrix_output.glsl"
 
@@ -48,6 +48,42 @@ float end_strip(query_row row)
     return share_of(total);
 }
 
+/* Adds the staged block, of which some rows do not see some keys if `hides`. */
+void add_block(MATRIX_A q[QUERY_MATRICES], MATRIX_SUM indices, bool hides, float scale,
+               inout MATRIX_SUM sums[DIM_TILES])
+{
+    [[unroll]] for (uint n = 0u; n < KEY_TILES; n++) {
+        MATRIX_SUM logits = MATRIX_SUM(0.0);
+        [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++) {
+            MATRIX_B k;
+            coopMatLoad(k, stage, n * SIDE_N * STRIDE + c * (SIDE_K / 8u), STRIDE, COLUMN_MAJOR);
+            logits = coopMatMulAdd(q[c], k, logits);
+        }
+        coopMatStore(logits, strips, strip_at() + n * (SIDE_N / 4u), STRIP_STRIDE, ROW_MAJOR);
+    }
+    subgroup_meet();
+    float factor = weigh_strip(scale, row_limit[my_rows() + strip_row()], hides);
+    set_factor(factor);
+    subgroup_meet();
+    if (subgroupAny(factor != 1.0)) {
+        MATRIX_SUM factors;
+        [[unroll]] for (int i = 0; i < indices.length(); i++)
+            factors[i] = factor_of(indices[i]);
+        [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
+            [[unroll]] for (int i = 0; i < factors.length(); i++)
+                sums[c][i] *= factors[i];
+    }
+    [[unroll]] for (uint n = 0u; n < KEY_STEPS; n++) {
+        MATRIX_A weights;
+        coopMatLoad(weights, strips, strip_at() + n * (SIDE_K / 8u), STRIP_STRIDE, ROW_MAJOR);
+        [[unroll]] for (uint c = 0u; c < DIM_TILES; c++) {
+            MATRIX_B v;
+            coopMatLoad(v, stage, VALUES_AT + n * SIDE_K * STRIDE + c * (SIDE_N / 8u), STRIDE, ROW_MAJOR);
+            sums[c] = coopMatMulAdd(weights, v, sums[c]);
+        }
+    }
+}
+
 void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, uint limit)
 {
     MATRIX_SUM indices = make_indices();
@@ -60,39 +96,18 @@ void cover_rows(row_block rows, kas_sequence s, key_range range, uint kv_head, u
     total = 0.0;
     query_row row = row_of(rows, s, my_rows() + strip_row());
     float scale = logit_scale();
+    uint plain = plain_blocks(range, limit);
+    range.begin += plain * KEYS;
     begin_blocks(range, kv_head, limit);
     for (uint turn = 0u; range.begin + turn * KEYS < range.end; turn++) {
         bool hides = next_block(range, kv_head, limit, turn);
-        [[unroll]] for (uint n = 0u; n < KEY_TILES; n++) {
-            MATRIX_SUM logits = MATRIX_SUM(0.0);
-            [[unroll]] for (uint c = 0u; c < DIM_STEPS; c++) {
-                MATRIX_B k;
-                coopMatLoad(k, stage, n * SIDE_N * STRIDE + c * (SIDE_K / 8u), STRIDE, COLUMN_MAJOR);
-                logits = coopMatMulAdd(q[c], k, logits);
-            }
-            coopMatStore(logits, strips, strip_at() + n * (SIDE_N / 4u), STRIP_STRIDE, ROW_MAJOR);
-        }
-        subgroup_meet();
-        float factor = weigh_strip(scale, row_limit[my_rows() + strip_row()], hides);
-        set_factor(factor);
-        subgroup_meet();
-        if (subgroupAny(factor != 1.0)) {
-            MATRIX_SUM factors;
-            [[unroll]] for (int i = 0; i < indices.length(); i++)
-                factors[i] = factor_of(indices[i]);
-            [[unroll]] for (uint c = 0u; c < DIM_TILES; c++)
-                [[unroll]] for (int i = 0; i < factors.length(); i++)
-                    sums[c][i] *= factors[i];
-        }
-        [[unroll]] for (uint n = 0u; n < KEY_STEPS; n++) {
-            MATRIX_A weights;
-            coopMatLoad(weights, strips, strip_at() + n * (SIDE_K / 8u), STRIP_STRIDE, ROW_MAJOR);
-            [[unroll]] for (uint c = 0u; c < DIM_TILES; c++) {
-                MATRIX_B v;
-                coopMatLoad(v, stage, VALUES_AT + n * SIDE_K * STRIDE + c * (SIDE_N / 8u), STRIDE, ROW_MAJOR);
-                sums[c] = coopMatMulAdd(weights, v, sums[c]);
-            }
-        }
+        add_block(q, indices, hides, scale, sums);
+    }
+    begin_plain(plain, kv_head);
+    for (uint turn = 0u; turn < plain; turn++) {
+        next_plain(turn);
+        load_plain(turn + BUFFERS, plain);
+        add_block(q, indices, false, scale, sums);
     }
     subgroup_meet();
     set_factor(end_strip(row));
