@@ -28,8 +28,8 @@
  *               candidates from q, k and lse, summed over pool_heads kv heads. With KAS_CALL_OWN_LSE (see own_lse_keys)
  *               lse is not bound: the row finds it on its way.
  * select        x tile, y active rows. The `keep` best of a tile's scores in ascending key order.
- * select_split  x split of the candidates, y active rows. Decode: what select makes, in KAS_SELECT_STEPS launches (see
- *               KAS_CALL_SELECT_STEP) that leave each other what the splits counted. Optional: without a row, and where
+ * select_split  x split of the candidates, y active rows. Decode: what select makes, in `steps` launches (see
+ *               KAS_CALL_SELECT_STEP) that leave each other what the splits found. Optional: without a row, and where
  *               lists keep the device busy, select does it.
  * sparse        x tile * query blocks + query block (block_queries; 0: the whole tile), y kv heads (or heads).
  *               Attention over list and own keys, out and lse.
@@ -100,6 +100,7 @@ typedef struct kas_variant {
     bool no_estimate;    /* lse, scores: not with KAS_CALL_ESTIMATED */
     uint32_t own_lse_keys; /* scores: takes KAS_CALL_OWN_LSE in calls of up to so many keys; 0: never */
     uint32_t max_keys;     /* publish: most keys of a call; 0: any */
+    uint32_t steps;      /* select_split: launches, at most four */
     uint32_t team;       /* anchor: most splits of a team, a power of two, */
     uint32_t team_keys;  /* and most keys of a split */
     const void *code;    /* the backend's own */

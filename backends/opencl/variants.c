@@ -119,7 +119,7 @@ const kas_variant kas_cl_variants[KAS_CL_VARIANT_COUNT] = {
     {GENERIC_ROW, .op = KAS_OP_LSE, .block_queries = ROWS_QUERIES, .code = &lse_generic},
     {GENERIC_ROW, .op = KAS_OP_SCORES, .block_keys = ROWS_ITEMS, .code = &scores_generic},
     {GENERIC_ROW, .op = KAS_OP_SELECT, .code = &select_generic},
-    {.name = "split", ANY_SHAPE, .op = KAS_OP_SELECT_SPLIT, .code = &select_split_generic},
+    {.name = "split", ANY_SHAPE, .op = KAS_OP_SELECT_SPLIT, .steps = KAS_SELECT_STEPS, .code = &select_split_generic},
     {GENERIC_ROW, .op = KAS_OP_SPARSE, .block_queries = ROWS_QUERIES, .code = &sparse_generic},
     {GENERIC_ROW, .op = KAS_OP_ATTEND_SPLIT, .code = &attend_split_generic},
     {GENERIC_ROW, .op = KAS_OP_SPARSE_SPLIT, .code = &sparse_split_generic},

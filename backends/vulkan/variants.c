@@ -166,7 +166,7 @@ const kas_variant kas_vulkan_variants[] = {
     MATRIX_ROW(KAS_OP_SCORES, scores, .block_keys = 2048)
     TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
     PLAIN_ROW(KAS_OP_SELECT, select),
-    PLAIN_ROW(KAS_OP_SELECT_SPLIT, select_split),
+    PLAIN_ROW(KAS_OP_SELECT_SPLIT, select_split, .steps = KAS_SELECT_STEPS),
     MATRIX2_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     MATRIX_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     TYPED_ROWS(KAS_OP_SPARSE, sparse, .block_queries = 16, .per_head = true),

@@ -31,7 +31,7 @@
 #define KAS_SLOT_PART_O 14    /* f32 [z][head][query][split][head_dim]: a split's output, normalised by itself */
 #define KAS_SLOT_PART_ML 15   /* f32 [z][head][query][split][2]: a split's greatest logit and sum of exponentials;
                                  in mass f32 [z][row][tile][list_rows + 1]: sums of scores; in select_split
-                                 u32 [z][row][split][KAS_SELECT_WORDS]: what a split counted */
+                                 u32 [z][row][split][KAS_SELECT_WORDS]: what a split found */
 #define KAS_SLOT_STATUS 16    /* u32 [1]: KAS_CHECK_* bits, set with an atomic or */
 #define KAS_SLOT_COUNT 17
 
@@ -57,10 +57,11 @@
 #define KAS_CALL_SELECT_STEP(flags) ((flags) >> KAS_CALL_STEP_AT & 3u)
 
 /*
- * select_split cuts sort keys into digits, the first the highest bits. Step s adds up what the splits counted of digit
- * s - 1, and with it knows the bits that the least kept key begins with; of the keys that begin so it counts digit s.
- * The last step knows all bits and writes its split's part of the list. A split's words are, for the digit counted last
- * and for the next, the state that it leaves to its own next step and the counts, which all splits read.
+ * A split of select_split has so many words to leave to the next step. What stands in them is the row's affair; rows by
+ * digits cut sort keys, the first digit the highest bits. Step s adds up what the splits counted of digit s - 1, and with
+ * it knows the bits that the least kept key begins with; of the keys that begin so it counts digit s. The last step knows
+ * all bits and writes its split's part of the list. A split's words are, for the digit counted last and for the next, the
+ * state that it leaves to its own next step and the counts, which all splits read.
  */
 #define KAS_SELECT_DIGITS 3u
 #define KAS_SELECT_STEPS (KAS_SELECT_DIGITS + 1u)

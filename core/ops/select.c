@@ -89,7 +89,7 @@ static kas_status select_in_steps(const kas_work *work, const kas_piece *piece, 
     launch->call.split_keys = splits.split_keys;
     kas_bind_scratch(work, launch, KAS_SLOT_PART_ML, scratch->part_ml, scratch->part_ml_size);
     uint32_t flags = launch->call.flags;
-    for (uint32_t step = 0; step < KAS_SELECT_STEPS; step++) {
+    for (uint32_t step = 0; step < work->session->kernels[KAS_OP_SELECT_SPLIT].variant->steps; step++) {
         launch->call.flags = flags | step << KAS_CALL_STEP_AT;
         KAS_TRY(kas_work_launch(work, KAS_OP_SELECT_SPLIT, launch, splits.splits, rows, piece->count));
     }
