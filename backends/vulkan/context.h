@@ -145,9 +145,9 @@ kas_status kas_vulkan_staging_invalidate(kas_backend_context *context, const kas
 /* ---- Streams ---------------------------------------------------------------------------------------------------- */
 
 /*
- * A stream of our own records into a ring of batches and submits a batch when it holds BATCH_WORK pieces of work or
- * somebody waits. The ring bounds the work in flight: recording into a batch that the device still executes waits for
- * it.
+ * A stream of our own records into a ring of batches and submits a batch when somebody waits, or more work comes than
+ * the BATCH_WORK pieces that it holds. The ring bounds the work in flight: recording into a batch that the device still
+ * executes waits for it.
  */
 #define KAS_VULKAN_BATCHES 16
 #define KAS_VULKAN_BATCH_WORK 16
@@ -199,10 +199,11 @@ void kas_vulkan_spare_streams_destroy(kas_backend_context *context);
 kas_status kas_vulkan_stream_wait(kas_backend_stream *stream);
 /* Makes sure that stream->commands records. */
 kas_status kas_vulkan_stream_record(kas_backend_stream *stream);
+/* The same for a piece of work. A full batch is submitted here and not when it became full, so that a timer's mark
+   after its last piece is in it: in the next batch it would stand behind a pause of the device. */
+kas_status kas_vulkan_stream_next(kas_backend_stream *stream);
 /* Orders what follows after all compute and transfer work before it, also of earlier batches and other streams. */
 void kas_vulkan_stream_order(kas_backend_stream *stream);
-/* Counts one piece of work; a full batch is submitted. */
-kas_status kas_vulkan_stream_worked(kas_backend_stream *stream);
 /* Submits what is recorded. */
 kas_status kas_vulkan_stream_submit(kas_backend_stream *stream);
 /* Waits for the batches before `serial`. */

@@ -46,10 +46,10 @@ static kas_status write_chunk(kas_backend_stream *stream, kas_backend_buffer *bu
     uint64_t at = stream->half * HALF_SIZE + stream->half_used;
     memcpy(stream->staging.mapped + at, data, size);
     KAS_TRY(kas_vulkan_staging_flush(stream->context, &stream->staging, at, size));
-    KAS_TRY(kas_vulkan_stream_record(stream));
+    KAS_TRY(kas_vulkan_stream_next(stream));
     record_copy(stream, stream->staging.handle, at, buffer->handle, buffer->offset + offset, size);
     stream->half_used += kas_round_up(size, CHUNK_ALIGNMENT);
-    return kas_vulkan_stream_worked(stream);
+    return KAS_OK;
 }
 
 kas_status kas_vulkan_write(kas_backend_stream *stream, kas_backend_buffer *buffer, uint64_t offset, const void *data,
@@ -112,18 +112,18 @@ kas_status kas_vulkan_read(kas_backend_stream *stream, kas_backend_buffer *buffe
 kas_status kas_vulkan_copy(kas_backend_stream *stream, kas_backend_buffer *target, uint64_t target_offset,
                            kas_backend_buffer *source, uint64_t source_offset, uint64_t size)
 {
-    KAS_TRY(kas_vulkan_stream_record(stream));
+    KAS_TRY(kas_vulkan_stream_next(stream));
     record_copy(stream, source->handle, source->offset + source_offset, target->handle, target->offset + target_offset,
                 size);
-    return kas_vulkan_stream_worked(stream);
+    return KAS_OK;
 }
 
 kas_status kas_vulkan_fill(kas_backend_stream *stream, kas_backend_buffer *buffer, uint64_t offset, uint64_t size,
                            uint8_t value)
 {
-    KAS_TRY(kas_vulkan_stream_record(stream));
+    KAS_TRY(kas_vulkan_stream_next(stream));
     kas_vulkan_stream_order(stream);
     stream->context->api.CmdFillBuffer(stream->commands, buffer->handle, buffer->offset + offset, size,
                                        value * 0x01010101u);
-    return kas_vulkan_stream_worked(stream);
+    return KAS_OK;
 }
