@@ -144,9 +144,6 @@ typedef struct kas_backend {
     /* Work groups of attend_split and sparse_split that a compute unit runs at once; 0: unknown, 4 keep it busy. */
     uint32_t groups_per_unit;
     uint32_t score_groups_per_unit; /* likewise of logits; 0: as many */
-    /* Work groups of select_split that share a long list even where the lists alone fill the device, because the one
-       of select takes longer; 0: select serves there. */
-    uint32_t least_select_splits;
 
     /* Loads the driver; the number of devices, or 0 with a sentence in `reason`. Called once a process. */
     uint32_t (*probe)(char *reason, size_t reason_size);

@@ -202,7 +202,6 @@ static void fill_selection(kas_session *session, const kas_kernel_spec *spec)
         (!asked && kas_variant_find(context, KAS_OP_SELECT, spec, true)))
         return;
     session->shape.select_groups = asked ? UINT32_MAX : enough_groups(context, 1);
-    session->shape.least_select_splits = context->backend->least_select_splits;
     session->shape.select_keys = asked ? 1 : LEAST_SPLIT_SELECTION;
 }
 

@@ -86,8 +86,7 @@ kas_splits kas_plan_select_splits(const kas_shape *shape, uint32_t keys)
     uint32_t lists = shape->split_groups / shape->kv_heads * shape->list_rows;
     /* Shorter splits are for tests alone, which ask for this operation whatever the length. */
     uint32_t least = kas_min_u32(LEAST_SELECT_SPLIT_KEYS, kas_max_u32(shape->select_keys, SPLIT_KEYS_MULTIPLE));
-    uint32_t wanted = kas_max_u32(shape->select_groups / lists, shape->least_select_splits);
-    uint32_t splits = kas_min_u32(wanted, kas_min_u32(MOST_SELECT_SPLITS, keys / least));
+    uint32_t splits = kas_min_u32(shape->select_groups / lists, kas_min_u32(MOST_SELECT_SPLITS, keys / least));
     if (splits < 2 || keys < shape->select_keys)
         return (kas_splits){1, keys};
     uint32_t split_keys = (uint32_t)kas_round_up(kas_div_up(keys, splits), SPLIT_KEYS_MULTIPLE);

@@ -21,7 +21,6 @@ typedef struct kas_shape {
     bool waves;                   /* these are what the device runs at once */
     uint32_t team, team_keys;     /* see kas_variant; 0: no teams */
     uint32_t select_groups;       /* work groups of select_split that keep the device busy; 0: it is not used */
-    uint32_t least_select_splits; /* of a list, whether or not the device is busy without them */
     uint32_t select_keys;         /* fewer keys than this are not split */
 } kas_shape;
 

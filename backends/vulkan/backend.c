@@ -8,7 +8,6 @@ const kas_backend kas_backend_vulkan = {
     /* By the registers that NVIDIA's driver gives the subgroup rows at head dimension 128; a guess elsewhere. */
     .groups_per_unit = 3,
     .score_groups_per_unit = 5,
-    .least_select_splits = 2,
     .probe = kas_vulkan_probe,
     .device_info = kas_vulkan_device_info,
     .open = kas_vulkan_open,

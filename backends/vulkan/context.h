@@ -226,6 +226,7 @@ typedef struct kas_vulkan_code {
     const unsigned char *spirv[KAS_DTYPE_BF16 + 1];
     const size_t *size[KAS_DTYPE_BF16 + 1];
     uint32_t invocations; /* work group size; in decode on matrices by their shape */
+    uint32_t shared;      /* bytes of shared memory where not every device has them; on matrices by their shape */
     bool by_blocks;       /* of 16 query rows and 32 keys, as block.glsl has them: loops of many turns */
     enum {
         KAS_VULKAN_NO_MATRIX,
@@ -256,11 +257,11 @@ void kas_vulkan_cache_close(kas_backend_context *context);
 
 /* KAS_VULKAN_HAVE_MATRIX, KAS_VULKAN_HAVE_MATRIX2: a shader compiler of this build knows the extension. */
 #if defined(KAS_VULKAN_HAVE_MATRIX2)
-#define KAS_VULKAN_VARIANT_COUNT 45
+#define KAS_VULKAN_VARIANT_COUNT 46
 #elif defined(KAS_VULKAN_HAVE_MATRIX)
-#define KAS_VULKAN_VARIANT_COUNT 43
+#define KAS_VULKAN_VARIANT_COUNT 44
 #else
-#define KAS_VULKAN_VARIANT_COUNT 36
+#define KAS_VULKAN_VARIANT_COUNT 37
 #endif
 extern const kas_variant kas_vulkan_variants[KAS_VULKAN_VARIANT_COUNT];
 

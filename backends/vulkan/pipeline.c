@@ -202,6 +202,14 @@ static uint32_t work_group_size(const kas_vulkan_limits *limits, const kas_backe
     return plan_matrix_group(limits, kernel->code, kernel->spec.head_dim).invocations;
 }
 
+static kas_status check_shared_memory(const kas_vulkan_limits *limits, const kas_variant *variant, uint64_t needed)
+{
+    if (needed <= limits->shared_memory)
+        return KAS_OK;
+    return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s needs %llu bytes of shared memory, the device has %u",
+                    kas_op_name(variant->op), variant->name, (unsigned long long)needed, limits->shared_memory);
+}
+
 /* Why a row on matrices cannot serve: a shape that it does not take or that does not divide the head dimension, or too
    little shared memory. */
 static kas_status check_matrix_row(const kas_vulkan_limits *limits, const kas_variant *variant, uint32_t head_dim)
@@ -218,10 +226,7 @@ static kas_status check_matrix_row(const kas_vulkan_limits *limits, const kas_va
         return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s: matrices of %u x %u x %u do not divide head dimension %u",
                         kas_op_name(variant->op), variant->name, side[0], side[1], side[2], head_dim);
     uint64_t shared = plan_matrix_group(limits, code, head_dim).shared;
-    if (shared > limits->shared_memory)
-        return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s needs %llu bytes of shared memory, the device has %u",
-                        kas_op_name(variant->op), variant->name, (unsigned long long)shared, limits->shared_memory);
-    return KAS_OK;
+    return check_shared_memory(limits, variant, shared);
 }
 
 static kas_status create_pipeline(kas_backend_context *context, kas_backend_kernel *kernel, VkShaderModule module)
@@ -350,6 +355,7 @@ kas_status kas_vulkan_kernel_load(kas_backend_context *context, const kas_varian
     if (code->invocations > context->limits.group_invocations)
         return kas_fail(KAS_ERROR_UNSUPPORTED, "%s %s needs work groups of %u, the device has %u",
                         kas_op_name(variant->op), variant->name, code->invocations, context->limits.group_invocations);
+    KAS_TRY(check_shared_memory(&context->limits, variant, code->shared));
     KAS_TRY(check_matrix_row(&context->limits, variant, spec->head_dim));
     kas_backend_kernel *found = find_locked(context, code, spec);
     if (!found) {

@@ -65,10 +65,13 @@ static const kas_vulkan_code pool_lanes = {BUILD(KAS_DTYPE_F32, pool_lanes), BUI
 
 /* ---- Rows in large work groups, which a device may not have ------------------------------------------------------ */
 
+#define WIDE_CODE(op, variant)                                                                                         \
+    static const kas_vulkan_code variant = {BUILD(KAS_DTYPE_F32, op), BUILD(KAS_DTYPE_F16, op),                        \
+                                            BUILD(KAS_DTYPE_BF16, op), .invocations = 1024, .shared = 32 * 1024};
+
 DECLARE(select_split)
-static const kas_vulkan_code select_split_generic = {
-    BUILD(KAS_DTYPE_F32, select_split), BUILD(KAS_DTYPE_F16, select_split), BUILD(KAS_DTYPE_BF16, select_split),
-    .invocations = 512};
+WIDE_CODE(select, select_wide)
+WIDE_CODE(select_split, select_split_generic)
 
 #define LANES_ROW(number, text, suffix, ...)                                                                           \
     {.name = #text "_" suffix,                                                                                         \
@@ -165,8 +168,9 @@ const kas_variant kas_vulkan_variants[] = {
     TYPED_ROWS(KAS_OP_LSE, lse, .block_queries = 16, .per_head = true),
     MATRIX_ROW(KAS_OP_SCORES, scores, .block_keys = 2048)
     TYPED_ROWS(KAS_OP_SCORES, scores, .block_keys = 128),
+    {.name = "select_wide", .op = KAS_OP_SELECT, .dtypes = KAS_DTYPES_ALL, ANY_HEAD_DIM, .code = &select_wide},
     PLAIN_ROW(KAS_OP_SELECT, select),
-    PLAIN_ROW(KAS_OP_SELECT_SPLIT, select_split, .steps = KAS_SELECT_STEPS),
+    PLAIN_ROW(KAS_OP_SELECT_SPLIT, select_split, .steps = 2),
     MATRIX2_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     MATRIX_ROW(KAS_OP_SPARSE, sparse, .block_queries = 32)
     TYPED_ROWS(KAS_OP_SPARSE, sparse, .block_queries = 16, .per_head = true),

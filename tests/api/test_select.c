@@ -1,7 +1,7 @@
 /*
- * test_select.c - the waist on unlike devices: buffers, copies, launch, timing and the select operation give on every
- * device of this build the bits that the CPU gives, which are those of the oracle. Scores hold ties, NaN, infinities and
- * zeros of both signs.
+ * test_select.c - the waist on unlike devices: buffers, copies, launch, timing and every row of selection give on every
+ * device of this build the bits that the CPU gives, which are those of the oracle. Scores hold ties, NaN, infinities
+ * and zeros of both signs, and long lists what a row that looks at a few of them first could be wrong about.
  */
 #include "../conformance/oracle.h"
 
@@ -18,10 +18,19 @@
 #define KV_HEADS 3u
 #define BATCH 2u
 
+typedef enum score_kind {
+    SCORES_SPECIAL,  /* of few values, and others than numbers */
+    SCORES_SMOOTH,   /* hardly two alike, over many powers of two, as softmax gives them */
+    SCORES_FLAT,     /* three values */
+    SCORES_CRESTED,  /* greater ones where a sample of one in eight looks */
+    SCORES_FURROWED, /* lesser ones there */
+} score_kind;
+
 typedef struct shape {
     kas_phase phase;
     uint32_t queries, keys;
     kas_topk topk;
+    score_kind scores;
 } shape;
 
 static const shape shapes[] = {
@@ -35,6 +44,15 @@ static const shape shapes[] = {
     {KAS_PHASE_DECODE, 1, 129, {0.5, 1, 1, KAS_TOPK_ROLLING}},
     {KAS_PHASE_DECODE, 1, 2047, {0.97, 1, 1, KAS_TOPK_ROLLING}},
     {KAS_PHASE_DECODE, 8, 40001, {0.1, 1, 1, KAS_TOPK_ROLLING}},
+    {KAS_PHASE_PREFILL, 96, 8219, {0.1, 128, 128, KAS_TOPK_ROLLING}, SCORES_SMOOTH},
+    {KAS_PHASE_DECODE, 1, 4097, {0.1, 128, 128, KAS_TOPK_ROLLING}, SCORES_SMOOTH},
+    {KAS_PHASE_DECODE, 1, 32767, {0.1, 128, 128, KAS_TOPK_ROLLING}, SCORES_SMOOTH},
+    {KAS_PHASE_DECODE, 1, 131075, {0.1, 128, 128, KAS_TOPK_ROLLING}, SCORES_SMOOTH},
+    {KAS_PHASE_DECODE, 1, 32771, {0.0001, 1, 1, KAS_TOPK_ROLLING}, SCORES_SMOOTH},
+    {KAS_PHASE_DECODE, 1, 32771, {0.9999, 1, 1, KAS_TOPK_ROLLING}, SCORES_SMOOTH},
+    {KAS_PHASE_DECODE, 1, 32771, {0.4, 1, 1, KAS_TOPK_ROLLING}, SCORES_FLAT},
+    {KAS_PHASE_DECODE, 1, 16387, {0.1, 1, 1, KAS_TOPK_ROLLING}, SCORES_CRESTED},
+    {KAS_PHASE_DECODE, 1, 16387, {0.1, 1, 1, KAS_TOPK_ROLLING}, SCORES_FURROWED},
 };
 
 static float special_score(uint32_t random)
@@ -45,12 +63,43 @@ static float special_score(uint32_t random)
     return (float)((random >> 8) % 997) / 64.0f - 3.0f;
 }
 
-static void fill_scores(float *scores, size_t count)
+/* Close to the exponential of a normal number. */
+static float smooth_score(uint32_t random)
+{
+    float sum = 0;
+    for (int i = 0; i < 4; i++)
+        sum += (float)((random >> 8 * i) & 255u);
+    return expf((sum - 510.0f) / 64.0f) * (1.0f + (float)(random % 65521u) * 0x1p-22f);
+}
+
+/* Whether a row that samples 2,048 of 16,387 candidates looks at candidate j (select.glsl of Vulkan). */
+static bool is_sampled(uint32_t j)
+{
+    return j % 8 == j / 8 * 7 % 8;
+}
+
+static float score_of(score_kind kind, uint32_t j, uint32_t random)
+{
+    switch (kind) {
+    case SCORES_SPECIAL:
+        return special_score(random);
+    case SCORES_FLAT:
+        return (float)(random >> 8) * (1.0f / 0x1p24f) < 0.3f ? 0.0f : (random & 1u) ? 0.5f : 0.25f;
+    case SCORES_CRESTED:
+        return smooth_score(random) + (is_sampled(j) ? 1000.0f : 0.0f);
+    case SCORES_FURROWED:
+        return smooth_score(random) + (is_sampled(j) ? 0.0f : 1000.0f);
+    default:
+        return smooth_score(random);
+    }
+}
+
+static void fill_scores(float *scores, size_t count, uint32_t stride, score_kind kind)
 {
     uint64_t state = 12345;
     for (size_t i = 0; i < count; i++) {
         state = state * 6364136223846793005u + 1442695040888963407u;
-        scores[i] = special_score((uint32_t)(state >> 33));
+        scores[i] = score_of(kind, (uint32_t)(i % stride), (uint32_t)(state >> 32));
     }
 }
 
@@ -71,7 +120,7 @@ static problem make_problem(const shape *s)
     p.list_count = (size_t)BATCH * KV_HEADS * p.tiles * p.width;
     p.scores = malloc(p.score_count * sizeof(float));
     p.lists = malloc(p.list_count * sizeof(int32_t));
-    fill_scores(p.scores, p.score_count);
+    fill_scores(p.scores, p.score_count, p.stride, s->scores);
     return p;
 }
 
@@ -145,20 +194,6 @@ static void check_list(const problem *p, uint32_t row, uint32_t u)
     free(expected);
 }
 
-/* The names of the device's rows of an operation as a preference; false without any. */
-static bool prefer_rows(const kas_context *context, const char *operation, char *names, size_t size)
-{
-    size_t used = 0;
-    for (uint32_t i = 0; i < kas_context_variant_count(context); i++) {
-        kas_variant_info info = {.struct_size = sizeof(info)};
-        check(kas_context_get_variant(context, i, &info));
-        if (strcmp(info.operation, operation) == 0)
-            used += (size_t)snprintf(names + used, size - used, "%s%s=%s", used ? "," : "", operation, info.name);
-        assert_true(used < size);
-    }
-    return used != 0;
-}
-
 static void check_rows(const char *backend, const char *variant)
 {
     kas_context_desc desc = {.struct_size = sizeof(desc), .device = backend, .variant = variant};
@@ -175,18 +210,28 @@ static void check_rows(const char *backend, const char *variant)
     kas_context_destroy(context);
 }
 
-/* With the rows that the device takes by itself, and by splits wherever there are rows for them. */
+static bool is_selection(const kas_variant_info *row)
+{
+    return strcmp(row->operation, "select") == 0 || strcmp(row->operation, "select_split") == 0;
+}
+
+/* With the rows that the device takes by itself, and with each of its rows of selection. */
 static void check_device(const char *backend)
 {
     kas_context_desc desc = {.struct_size = sizeof(desc), .device = backend};
     kas_context *context;
-    char names[256];
     check_rows(backend, NULL);
     check(kas_context_create(&desc, &context));
-    bool splits = prefer_rows(context, "select_split", names, sizeof(names));
+    for (uint32_t i = 0; i < kas_context_variant_count(context); i++) {
+        kas_variant_info row = {.struct_size = sizeof(row)};
+        char name[128];
+        check(kas_context_get_variant(context, i, &row));
+        if (!is_selection(&row))
+            continue;
+        snprintf(name, sizeof(name), "%s=%s", row.operation, row.name);
+        check_rows(backend, name);
+    }
     kas_context_destroy(context);
-    if (splits)
-        check_rows(backend, names);
 }
 
 /* A backend that is not part of the build is skipped. One without a device is a failure where its name says so: PoCL and

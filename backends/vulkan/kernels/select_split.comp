@@ -1,240 +1,148 @@
 #version 450
 /*
- * select_split.comp - one step of a selection that work groups share, each a split of a list's candidates: core/kernel/
- * blocks.h says what the steps leave each other (KAS_SELECT_DIGITS).
+ * select_split.comp - a selection that work groups share, each a split of a list's candidates, in two launches. The
+ * first gathers the split's keys between the bounds that a sample of all candidates gives, the same for each split, and
+ * counts those above. In the second every work group finds the least kept key from what all splits gathered, and writes
+ * its split's part of the list; where the bounds did not hold, or too many keys lie between, each searches all
+ * candidates.
  */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "tiles.glsl"
+#include "select.glsl"
 
-/* Scores as bits: their order is an order of integers. */
-KAS_READ(KAS_SLOT_SCORES, uint, scores)
-KAS_WRITE(KAS_SLOT_LISTS, int, lists)
-KAS_WRITE(KAS_SLOT_PART_ML, uint, counts)
-layout(set = 0, binding = KAS_SLOT_PART_ML, std430) buffer count_vector_block
+KAS_WRITE(KAS_SLOT_PART_ML, uint, left)
+layout(set = 0, binding = KAS_SLOT_PART_ML, std430) buffer left_vector_block
 {
-    uvec4 count_vectors[];
+    uvec4 left_vectors[];
 };
 
-const uint BINS = KAS_SELECT_BINS;
-const uint LOADS = 8u;                 /* scores that an invocation has under way at a time */
-const uint CHUNK = 32u * INVOCATIONS; /* candidates that are marked at a time */
+const uint LOADS = 8u; /* words that an invocation has under way at a time */
 
-shared uint bins[BINS];
-shared uint before[BINS]; /* as the bins, of the splits before this one */
-shared uint sums[2u * INVOCATIONS];
-shared uint above_marks[INVOCATIONS]; /* a bit for each of the chunk's keys above the least kept one, */
-shared uint equal_marks[INVOCATIONS]; /* and for each equal to it */
-shared uint chosen_digit;
-shared uint chosen_greater;
-shared uint greater_before;
+/* Of the KAS_SELECT_WORDS that a split leaves, the first of the keys that it gathered. Before them: how many keys are
+   above the bounds and how many within, and the bounds. */
+const uint LEFT_KEYS = 4u;
 
-/* What is known after some digits. */
-struct selection {
-    uint least;   /* the least kept key, with zeros for the digits to come */
-    uint equal;   /* how many are kept of the keys that begin like it */
-    uint greater; /* keys of the splits before this one that begin with more, */
-    uint same;    /* and those that begin like it */
-};
-
-/* The work group's candidates. */
+/* A list's candidates, the work group's part of them, and where the words of the first split stand. */
 struct split_range {
-    uint begin;
-    uint end;
-    uint scores_at; /* score of candidate 0 */
-    uint counts_at; /* words of the list's first split */
+    candidate_range all;
+    candidate_range own;
+    uint left_at;
 };
 
-/* Where a split's state and then its counts of a digit stand. */
-uint state_at(split_range range, uint split, uint digit)
+uint split_left_at(split_range range, uint split)
 {
-    return range.counts_at + split * KAS_SELECT_WORDS + (digit & 1u) * (KAS_SELECT_STATE + BINS);
+    return range.left_at + split * KAS_SELECT_WORDS;
 }
 
-uint bins_at(split_range range, uint split, uint digit)
+void gather_split(split_range range, uint keep)
 {
-    return state_at(range, split, digit) + KAS_SELECT_STATE;
+    key_bounds bounds = expected_bounds(range.all, keep);
+    uint above = gather_keys(range.own, bounds);
+    uint at = split_left_at(range, gl_WorkGroupID.x);
+    for (uint n = lane(); n < kas_min2(gathered_count, GATHERED); n += INVOCATIONS)
+        left[at + LEFT_KEYS + n] = gathered[n];
+    if (lane() == 0u)
+        left_vectors[at / 4u] = uvec4(above, gathered_count, bounds.low, bounds.high);
 }
 
-/* The sum of `value` over the invocations before this one; `total` over all. */
-uint sum_before(uint value, out uint total)
-{
-    uint sum = value;
-    uint from = 0u;
-    barrier();
-    sums[lane()] = sum;
-    barrier();
-    for (uint step = 1u; step < INVOCATIONS; step *= 2u) {
-        sum += lane() >= step ? sums[from + lane() - step] : 0u;
-        from = INVOCATIONS - from;
-        sums[from + lane()] = sum;
-        barrier();
-    }
-    total = sums[from + INVOCATIONS - 1u];
-    return sum - value;
-}
+/* Keys above the bounds and within them, of all splits and of those before one. */
+struct split_counts {
+    uint above;
+    uint inside;
+    uint above_before;
+    uint inside_before;
+};
 
-void sum_counts(split_range range, uint digit)
+split_counts count_splits(split_range range, uint split)
 {
-    for (uint n = lane(); n < BINS / 4u; n += INVOCATIONS) {
-        uvec4 all = uvec4(0u);
-        uvec4 earlier = uvec4(0u);
-        for (uint s0 = 0u; s0 < call.splits; s0 += LOADS) {
-            uvec4 held[LOADS];
-            [[unroll]] for (uint i = 0u; i < LOADS; i++)
-                held[i] = count_vectors[bins_at(range, kas_min2(s0 + i, call.splits - 1u), digit) / 4u + n];
-            [[unroll]] for (uint i = 0u; i < LOADS; i++) {
-                all += s0 + i < call.splits ? held[i] : uvec4(0u);
-                earlier += s0 + i < gl_WorkGroupID.x ? held[i] : uvec4(0u);
-            }
-        }
-        [[unroll]] for (uint i = 0u; i < 4u; i++) {
-            bins[4u * n + i] = all[i];
-            before[4u * n + i] = earlier[i];
+    split_counts sum = split_counts(0u, 0u, 0u, 0u);
+    for (uint s0 = 0u; s0 < call.splits; s0 += LOADS) {
+        uvec4 held[LOADS];
+        [[unroll]] for (uint i = 0u; i < LOADS; i++)
+            held[i] = left_vectors[split_left_at(range, kas_min2(s0 + i, call.splits - 1u)) / 4u];
+        [[unroll]] for (uint i = 0u; i < LOADS; i++) {
+            sum.above += s0 + i < call.splits ? held[i].x : 0u;
+            sum.inside += s0 + i < call.splits ? held[i].y : 0u;
+            sum.above_before += s0 + i < split ? held[i].x : 0u;
+            sum.inside_before += s0 + i < split ? held[i].y : 0u;
         }
     }
+    return sum;
+}
+
+/* Brings what all splits gathered to shared memory, split after split, each by as many invocations. */
+void collect_keys(split_range range)
+{
+    uint each = INVOCATIONS / call.splits;
+    uint split = kas_min2(lane() / each, call.splits - 1u);
+    uint first = lane() - split * each;
+    uint at = split_left_at(range, split);
+    uint place = count_splits(range, split).inside_before;
+    uint count = first < each ? left[at + 1u] : 0u; /* invocations that are left over bring nothing */
+    barrier();
+    if (lane() == 0u)
+        gathered_count = count_splits(range, call.splits).inside;
+    for (uint n0 = first; n0 < count; n0 += LOADS * each) {
+        uint held[LOADS];
+        [[unroll]] for (uint i = 0u; i < LOADS; i++)
+            held[i] = left[at + LEFT_KEYS + kas_min2(n0 + i * each, count - 1u)];
+        [[unroll]] for (uint i = 0u; i < LOADS; i++)
+            if (n0 + i * each < count)
+                gathered[place + n0 + i * each] = held[i];
+    }
     barrier();
 }
 
-/* The bin in which the `wanted`-th largest of the counted keys lies. Invocations count from the greatest bin down. */
-void find_digit(uint wanted)
+/* Keys above the least kept one, and in the upper half of the word those equal to it, among the first `count` that were
+   gathered: too few for either half to overflow. */
+uint compare_gathered(uint count, uint least)
 {
-    const uint each = BINS / INVOCATIONS;
-    uint lowest = BINS - each * (lane() + 1u);
     uint own = 0u;
     uint total;
-    for (uint n = 0u; n < each; n++)
-        own += bins[lowest + n];
-    uint greater = sum_before(own, total);
-    for (uint n = each; n > 0u; n--) {
-        uint count = bins[lowest + n - 1u];
-        if (greater < wanted && greater + count >= wanted) {
-            chosen_digit = lowest + n - 1u;
-            chosen_greater = greater;
-        }
-        greater += count;
-    }
-    barrier();
+    for (uint n = lane(); n < count; n += INVOCATIONS)
+        own += gathered[n] > least ? 1u : gathered[n] == least ? 0x10000u : 0u;
+    sum_before(own, total);
+    return total;
 }
 
-/* Adds what the splits counted of `digit`. */
-selection add_digit(split_range range, uint digit, selection known)
+/* The same of the candidates before the split, two sums. */
+uvec2 compare_scores(candidate_range range, uint least)
 {
-    if (lane() == 0u)
-        greater_before = 0u;
-    sum_counts(range, digit);
-    find_digit(known.equal);
-    uint greater = 0u;
-    for (uint bin = chosen_digit + 1u + lane(); bin < BINS; bin += INVOCATIONS)
-        greater += before[bin];
-    if (greater != 0u)
-        atomicAdd(greater_before, greater);
-    barrier();
-    known.least |= chosen_digit << kas_digit_shift(digit);
-    known.equal -= chosen_greater;
-    known.greater += greater_before;
-    known.same = before[chosen_digit];
-    return known;
+    uvec2 own = uvec2(0u);
+    uvec2 total;
+    for (uint first = range.begin; first < range.end; first += TURN) {
+        uvec4 keys[VECTORS];
+        load_turn(range, first, keys);
+        [[unroll]] for (uint n = 0u; n < VECTORS; n++)
+            [[unroll]] for (uint i = 0u; i < 4u; i++) {
+                own.x += keys[n][i] > least && keys[n][i] != NO_KEY ? 1u : 0u;
+                own.y += keys[n][i] == least ? 1u : 0u;
+            }
+    }
+    sum_before(own.x, total.x);
+    sum_before(own.y, total.y);
+    return total;
 }
 
-/* The keys of candidates first, first + INVOCATIONS and so on, all loaded before one is waited for. */
-void load_keys(split_range range, uint first, out uint keys[LOADS])
+void write_split(split_range range, uint keep, uint list)
 {
-    [[unroll]] for (uint n = 0u; n < LOADS; n++)
-        keys[n] = scores[range.scores_at + kas_min2(first + n * INVOCATIONS, range.end - 1u)];
-    [[unroll]] for (uint n = 0u; n < LOADS; n++)
-        keys[n] = kas_sort_key(keys[n]);
-}
-
-/* Counts `digit` of the split's keys that begin like the least kept one, and leaves what is known to the next step. */
-void count_digit(split_range range, uint digit, selection known)
-{
-    uint shift = kas_digit_shift(digit);
-    uint known_from = digit == 0u ? 32u : kas_digit_shift(digit - 1u);
-    barrier();
-    for (uint bin = lane(); bin < BINS; bin += INVOCATIONS)
-        bins[bin] = 0u;
-    barrier();
-    for (uint first = range.begin + lane(); first < range.end; first += LOADS * INVOCATIONS) {
-        uint keys[LOADS];
-        load_keys(range, first, keys);
-        [[unroll]] for (uint n = 0u; n < LOADS; n++)
-            if (first + n * INVOCATIONS < range.end && kas_begins_with(keys[n], known.least, known_from))
-                atomicAdd(bins[(keys[n] >> shift) & (BINS - 1u)], 1u);
+    uvec4 state = left_vectors[split_left_at(range, gl_WorkGroupID.x) / 4u];
+    key_bounds bounds = key_bounds(state.z, state.w);
+    split_counts sum = count_splits(range, gl_WorkGroupID.x);
+    search s = search_from(range.all, bounds, keep, sum.above, sum.inside);
+    bool is_gathered = holds(keep, sum.above, sum.inside) && sum.inside <= GATHERED;
+    if (is_gathered)
+        collect_keys(range);
+    threshold least = finish_search(range.all, keep, s, is_gathered);
+    uvec2 before;
+    if (is_gathered) {
+        uint both = compare_gathered(sum.inside_before, least.key);
+        before = uvec2(sum.above_before + (both & 0xffffu), both >> 16);
+    } else {
+        before = compare_scores(candidate_range(0u, range.own.begin, range.own.at), least.key);
     }
-    barrier();
-    uint own = bins_at(range, gl_WorkGroupID.x, digit);
-    for (uint bin = lane(); bin < BINS; bin += INVOCATIONS)
-        counts[own + bin] = bins[bin];
-    if (lane() == 0u) {
-        uint state = state_at(range, gl_WorkGroupID.x, digit);
-        counts[state] = known.least;
-        counts[state + 1u] = known.equal;
-        counts[state + 2u] = known.greater;
-    }
-}
-
-/* Marks the keys of the chunk at `begin`: bit j % 32 of word j / 32 stands for begin + j. */
-void mark_keys(split_range range, uint begin, uint least)
-{
-    barrier();
-    above_marks[lane()] = 0u;
-    equal_marks[lane()] = 0u;
-    barrier();
-    for (uint offset = lane(); offset < CHUNK && begin + offset < range.end; offset += LOADS * INVOCATIONS) {
-        uint keys[LOADS];
-        load_keys(range, begin + offset, keys);
-        [[unroll]] for (uint n = 0u; n < LOADS; n++) {
-            uint at = offset + n * INVOCATIONS;
-            if (begin + at >= range.end)
-                continue;
-            if (keys[n] > least)
-                atomicOr(above_marks[at / 32u], 1u << (at % 32u));
-            else if (keys[n] == least)
-                atomicOr(equal_marks[at / 32u], 1u << (at % 32u));
-        }
-    }
-    barrier();
-}
-
-/* Writes what is kept of the split's candidates to its places in the list at `list`. */
-void write_kept(split_range range, selection known, uint keep, uint list)
-{
-    for (uint begin = range.begin;
-         begin < range.end && known.greater + kas_min2(known.same, known.equal) < keep; begin += CHUNK) {
-        mark_keys(range, begin, known.least);
-        uint above = above_marks[lane()];
-        uint equal = equal_marks[lane()];
-        /* A chunk has too few keys for either half of the word to overflow. */
-        uint total;
-        uint earlier = sum_before(bitCount(above) | bitCount(equal) << 16, total);
-        uint greater = known.greater + (earlier & 0xffffu);
-        uint same = known.same + (earlier >> 16);
-        for (uint marks = above | equal; marks != 0u; marks &= marks - 1u) {
-            uint bit = uint(findLSB(marks));
-            uint is_above = (above >> bit) & 1u;
-            if (is_above != 0u || same < known.equal)
-                lists[list + greater + kas_min2(same, known.equal)] = int(begin + lane() * 32u + bit);
-            greater += is_above;
-            same += 1u - is_above;
-        }
-        known.greater += total & 0xffffu;
-        known.same += total >> 16;
-    }
-}
-
-void select_step(split_range range, uint step, uint keep, uint list)
-{
-    selection known = selection(0u, keep, 0u, 0u);
-    if (step > 0u) {
-        uint state = state_at(range, gl_WorkGroupID.x, step - 1u);
-        known = selection(counts[state], counts[state + 1u], counts[state + 2u], 0u);
-        known = add_digit(range, step - 1u, known);
-    }
-    if (step < KAS_SELECT_DIGITS)
-        count_digit(range, step, known);
-    else
-        write_kept(range, known, keep, list);
+    write_kept(range.own, least, keep, list, before.x, before.y);
 }
 
 void main()
@@ -243,18 +151,23 @@ void main()
     kas_tile t = load_tile(s, 0u);
     if (t.query_begin == t.query_end)
         return;
-    uint step = KAS_CALL_SELECT_STEP(call.flags);
+    bool last = KAS_CALL_SELECT_STEP(call.flags) != 0u;
     uint list = list_begin(s, t, active_row(gl_WorkGroupID.y), 0u);
     uint row = gl_WorkGroupID.z * gl_NumWorkGroups.y + gl_WorkGroupID.y;
+    uint at = row * call.score_stride;
     uint begin = kas_min2(t.candidates, gl_WorkGroupID.x * call.split_keys);
-    split_range range = split_range(begin, kas_min2(t.candidates, begin + call.split_keys), row * call.score_stride,
+    uint end = kas_min2(t.candidates, begin + call.split_keys);
+    split_range range = split_range(candidate_range(0u, t.candidates, at), candidate_range(begin, end, at),
                                     row * call.splits * KAS_SELECT_WORDS);
-    bool last = step == KAS_SELECT_STEPS - 1u;
-    if (!kas_tile_is_dense(t))
-        select_step(range, step, t.keep, list);
-    else if (last)
-        for (uint j = range.begin + lane(); j < range.end; j += INVOCATIONS)
-            lists[list + j] = int(j);
+    if (kas_tile_is_dense(t)) {
+        if (last)
+            for (uint j = begin + lane(); j < end; j += INVOCATIONS)
+                lists[list + j] = int(j);
+    } else if (last) {
+        write_split(range, t.keep, list);
+    } else {
+        gather_split(range, t.keep);
+    }
     if (last && !has_flag(KAS_CALL_PACKED))
         for (uint n = t.keep + gl_WorkGroupID.x * INVOCATIONS + lane(); n < call.list_width;
              n += call.splits * INVOCATIONS)
