@@ -11,7 +11,7 @@
 
 #define MOST_BATCH 65535u
 /* Keys of a list that is split: fewer take one work group less time than the launches of select_split. */
-#define LEAST_SPLIT_SELECTION 32768u
+#define LEAST_SPLIT_SELECTION 49152u
 
 _Static_assert(sizeof(kas_call) <= 128, "a call block must fit the push constants of every Vulkan device");
 _Static_assert(sizeof(kas_session_block) % 4 == 0, "the tables behind the block are words");
