@@ -37,7 +37,7 @@ typedef struct workspace {
     key_block blocks[2];      /* the one at work and the one being fetched */
 } workspace;
 
-_Static_assert(KAS_CPU_CELL_ROWS * sizeof(workspace) <= KAS_CPU_SCRATCH_BYTES, "a thread's scratch holds the workspaces");
+_Static_assert(KAS_CPU_CELL_ROWS * sizeof(workspace) <= KAS_CPU_SCRATCH_BYTES, "a thread's scratch holds a cell's");
 
 /* Rows [first, first + count) of kv head g: row n is head n % R of query query_begin + n / R. */
 typedef struct row_set {
@@ -256,7 +256,7 @@ static void locate_next(block_walk *walk)
     locate_block(rows->c, rows->g, walk->source, last ? walk->begin + BLOCK_KEYS : walk->begin, walk->next);
 }
 
-/* Asks for the first block as well. */
+/* Asks for the first block and loads the sets' rows, each into its own workspace. */
 static block_walk walk_blocks(const row_set *rows, uint32_t sets, const key_source *source, bool with_v, workspace *w)
 {
     block_walk walk = {rows, sets, source, 0, source->begin, &w->blocks[0], &w->blocks[1]};
@@ -265,6 +265,8 @@ static block_walk walk_blocks(const row_set *rows, uint32_t sets, const key_sour
     if (with_v)
         prefetch_rows(rows->c, walk.block->v, 0, BLOCK_KEYS);
     locate_next(&walk);
+    for (uint32_t n = 0; n < sets; n++)
+        load_rows(&rows[n], is_few(rows[n].c, rows[n].count), &w[n]);
     return walk;
 }
 
@@ -309,8 +311,6 @@ static void end_rows(const row_set *rows, bool with_v, workspace *w)
 static void attend_sets(const row_set *rows, uint32_t sets, const key_source *source, bool with_v, workspace *w)
 {
     block_walk walk = walk_blocks(rows, sets, source, with_v, w);
-    for (uint32_t n = 0; n < sets; n++)
-        load_rows(&rows[n], is_few(rows[n].c, rows[n].count), &w[n]);
     for (; has_block(&walk); next_block(&walk))
         attend_keys(&rows[walk.set], &walk, with_v, &w[walk.set]);
     for (uint32_t n = 0; n < sets; n++)

@@ -46,8 +46,6 @@ static void logits(const kas_cpu_job *job, uint32_t x, uint32_t y, uint32_t z, v
         rows[n] = (row_set){.c = &c, .g = active_row(&c, (y + n) / pooled) + (y + n) % pooled};
     while (next_sets(rows, sets, c.sequence.queries)) {
         block_walk walk = walk_blocks(rows, sets, &source, false, w);
-        for (uint32_t n = 0; n < sets; n++)
-            load_rows(&rows[n], is_few(&c, rows[n].count), &w[n]);
         for (; has_block(&walk); next_block(&walk))
             sum_block(&rows[walk.set], y + walk.set, &walk, &w[walk.set]);
         for (uint32_t n = 0; n < sets; n++) {
